@@ -1,0 +1,3 @@
+module github.com/trunkline/trunkline/integration/tools/buf
+
+go 1.26

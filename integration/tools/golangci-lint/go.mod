@@ -1,0 +1,3 @@
+module github.com/trunkline/trunkline/integration/tools/golangci-lint
+
+go 1.26

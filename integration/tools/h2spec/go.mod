@@ -1,0 +1,3 @@
+module github.com/trunkline/trunkline/integration/tools/h2spec
+
+go 1.26

@@ -1,0 +1,3 @@
+module github.com/trunkline/trunkline/integration/tools/jaeger
+
+go 1.26
