@@ -4,6 +4,8 @@ package discovery
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,8 +23,10 @@ type Endpoint struct {
 	// Tags and Meta are the source's, verbatim.
 	Tags []string
 	Meta map[string]string
-	// Services maps each fully-qualified protobuf service that this endpoint offers to its method names. A nil map:
-	// nobody knows, the endpoint is taken to offer what its cluster offers. A nil slice: the service, methods unknown.
+	// Services maps each fully-qualified protobuf service that this endpoint offers to its method names, sorted. A nil
+	// map: nobody knows, the endpoint is taken to offer what its cluster offers. An empty map that is not nil: it offers
+	// nothing by a learned route (it is new and has not been asked yet, or has nothing). A nil slice: the service is
+	// offered, its methods are unknown. An explicit route in the config does not look at Services.
 	Services map[string][]string
 }
 
@@ -54,6 +58,10 @@ type Cluster struct {
 	HeldBack int
 	// Err is the last thing that went wrong with this cluster, for people; "" when nothing is.
 	Err string
+	// WantReflection: while Claim is ClaimNone, the endpoints are to be asked by server reflection what they serve.
+	WantReflection bool
+	// ChangedAt is when the source received the answer that brought this state; Snapshot.Lag is counted from it.
+	ChangedAt time.Time
 }
 
 // Conflict is a protobuf service claimed by several clusters; it is routed to none of them (unless a config route says so).
@@ -80,4 +88,24 @@ type Snapshot struct {
 type Source interface {
 	Name() string
 	Run(ctx context.Context, emit func([]*Cluster)) error
+}
+
+// SourceReport is how a source fares at one moment, for people and metrics.
+type SourceReport struct {
+	Name        string
+	LastSuccess time.Time // the origin's last good answer; zero: none yet in this process
+	LastFailure time.Time // the last failed question; zero: none
+	Err         string    // what failed last; "" once the origin answers again
+	Index       uint64    // the origin's version of the last answer, where it has one (Consul: X-Consul-Index)
+	Clusters    int       // in its last emitted set
+}
+
+// Reporter is what a Source may implement beside. Report may be called from any goroutine.
+type Reporter interface {
+	Report() SourceReport
+}
+
+// SortEndpoints puts endpoints in the order that a Cluster promises: by Address.
+func SortEndpoints(endpoints []Endpoint) {
+	slices.SortStableFunc(endpoints, func(a, b Endpoint) int { return strings.Compare(a.Address, b.Address) })
 }
