@@ -1,0 +1,147 @@
+// Package admin owns what an operator sees: the AdminService API, /healthz, /readyz, /metrics, /debug/pprof and the page.
+// It must not decide anything or touch a call: it asks a Source and shows the answer.
+//
+// Everything is served on one address, in clear text: HTTP/1.1 and HTTP/2 by prior knowledge, so that curl, a browser and
+// grpcurl can all call it. It is meant for loopback: who reaches it may drain the process. Browsers are held to their own
+// origin, and a page that had its name rebound to 127.0.0.1 is turned away (see guard.go).
+package admin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
+	"github.com/trunkline/trunkline/proto/trunkline/admin/v1/adminv1connect"
+)
+
+// Source is the running balancer as the admin API sees it. Its methods are called from many goroutines, must return
+// promptly, and give messages that belong to the caller. All of them show the moment of the call.
+type Source interface {
+	Status() *adminv1.Status
+	// Routes are in the order in which a call's rules are considered.
+	Routes() []*adminv1.Route
+	// Clusters are sorted by name, conflicts by service.
+	Clusters() ([]*adminv1.Cluster, []*adminv1.Conflict)
+	// Streams are the oldest live streams, at most limit of them, and how many there are in all.
+	Streams(limit int) (oldest []*adminv1.Stream, total uint64)
+	Connections() []*adminv1.Connection
+	// Explain says where a call would go. method has no leading slash and is of the form "pkg.Service/Method"; a method
+	// that nobody serves is an answer, not an error.
+	Explain(method, authority string) *adminv1.ExplainResponse
+	// StartDrain begins the drain and returns at once; already is true if one was under way.
+	StartDrain() (already bool, streams uint64)
+	// Changed is closed at the next change of generation, snapshot, readiness or drain. Ask for it before reading what it
+	// announces; ask anew after it was closed.
+	Changed() <-chan struct{}
+}
+
+// Server serves the admin address. Use New.
+type Server struct {
+	source  Source
+	log     *slog.Logger
+	reflect *reflection
+	handler http.Handler
+	// stopping is closed when Serve ends, to end the watches.
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// New makes a server of source; metrics answers /metrics and may be nil. It starts nothing: call Serve, or mount Handler.
+func New(source Source, metrics http.Handler, log *slog.Logger) *Server {
+	s := &Server{source: source, log: log, reflect: newReflection()}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	mux := http.NewServeMux()
+	mux.Handle(adminv1connect.NewAdminServiceHandler(&service{source: source, stopping: s.stopping}))
+	for _, path := range s.reflect.paths {
+		mux.Handle(path, s.reflect.server)
+	}
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	if metrics != nil {
+		mux.Handle("GET /metrics", metrics)
+	}
+	mux.HandleFunc("GET /{$}", page)
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	s.handler = guard(mux)
+	return s
+}
+
+// Handler serves everything the admin address has, for a server of the caller's own.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Serve answers on l until ctx ends, then lets answers in the making finish for a moment, and closes. It always closes l.
+// It returns nil when it ended because of ctx.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &http.Server{
+		Handler:   s.handler,
+		Protocols: protocols,
+		// No read or write timeouts beyond the header's: watches and profiles are long.
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	var err error
+	select {
+	case err = <-ended:
+		s.Close()
+		_ = srv.Close()
+	case <-ctx.Done():
+		s.Close()
+		grace, cancel := context.WithTimeout(context.Background(), time.Second)
+		if srv.Shutdown(grace) != nil {
+			_ = srv.Close()
+		}
+		cancel()
+		err = <-ended
+	}
+	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Close ends the watches and the reflection server. Serve calls it; only who mounts Handler must.
+func (s *Server) Close() {
+	s.stop()
+	s.reflect.server.Stop()
+}
+
+// healthz says that the process is alive: that it answers at all is the answer.
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") }
+
+// readyz says whether new clients should be sent here: from the first full routing table until a drain begins.
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	switch st := s.source.Status(); {
+	case st.GetDraining():
+		say(w, http.StatusServiceUnavailable, "not ready: draining")
+	case !st.GetReady():
+		reason := st.GetNotReadyReason()
+		if reason == "" {
+			reason = "no full routing table yet"
+		}
+		say(w, http.StatusServiceUnavailable, "not ready: "+reason)
+	default:
+		say(w, http.StatusOK, "ready")
+	}
+}
+
+func say(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(text + "\n"))
+}
