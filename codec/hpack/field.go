@@ -1,0 +1,96 @@
+package hpack
+
+import "encoding/binary"
+
+// Flags are the facts about a field that are established once, when it is interned.
+type Flags uint8
+
+const (
+	BadName            Flags = 1 << iota // empty, or has a byte that RFC 9113 8.2.1 forbids in a name (upper case too)
+	BadValue                             // has NUL, CR or LF, or starts or ends with SP or HTAB (RFC 9113 8.2.1)
+	Pseudo                               // the name starts with ':'
+	UnknownPseudo                        // Pseudo, and none of the names with an ID
+	ConnectionSpecific                   // RFC 9113 8.2.2: connection, proxy-connection, keep-alive, transfer-encoding, upgrade
+	Sensitive                            // was sent never-indexed and must be passed on so (RFC 7541 6.2.3)
+)
+
+// Field is an interned header field: within one Interner there is one for each (name, value, sensitivity).
+// Name and Value are borrowed: valid until the reference is released. All of it is read-only outside of this
+// package, except for the memo. Guarded by the shard.
+type Field struct {
+	Name, Value string
+	ID          ID
+	Flags       Flags
+
+	static  uint8 // index in the static table, or 0
+	sighted bool  // an encoder has sent it as a literal before, or its content lived here not long ago
+	refs    int32 // unused for static fields
+	name    *name
+	hash    uint64
+	next    *Field // in a bucket of the Interner, or in its free list
+
+	// Memo and MemoGen are a slot for the owner of the Interner, e.g. for the route that a :path matches in
+	// some generation. Cleared when the field is recycled. Never write it on a field that is Static.
+	Memo    any
+	MemoGen uint64
+
+	backing []byte // the memory of Value
+}
+
+// Size returns the size of the field in bytes as RFC 7541 4.1 counts it.
+func (f *Field) Size() int { return len(f.Name) + len(f.Value) + 32 }
+
+// Static reports whether the field is one of the read-only globals of the static table.
+func (f *Field) Static() bool { return f.static != 0 }
+
+func nameFlags(s string) Flags {
+	if s == "" {
+		return BadName
+	}
+	var flags Flags
+	rest := s
+	if s[0] == ':' {
+		flags, rest = Pseudo, s[1:]
+	}
+	for i := 0; i < len(rest); i++ {
+		if c := rest[i]; c <= ' ' || c >= 0x7f || (c >= 'A' && c <= 'Z') || c == ':' {
+			flags |= BadName
+			break
+		}
+	}
+	switch s {
+	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
+		flags |= ConnectionSpecific
+	}
+	return flags
+}
+
+func valueFlags(v []byte) Flags {
+	if len(v) == 0 {
+		return 0
+	}
+	if a, z := v[0], v[len(v)-1]; a == ' ' || a == '\t' || z == ' ' || z == '\t' {
+		return BadValue
+	}
+	// Eight bytes a step: is any of them below 0x10? If so, look closer.
+	for len(v) >= 8 {
+		x := binary.LittleEndian.Uint64(v)
+		if (x-0x1010101010101010)&^x&0x8080808080808080 != 0 && forbidden(v[:8]) {
+			return BadValue
+		}
+		v = v[8:]
+	}
+	if forbidden(v) {
+		return BadValue
+	}
+	return 0
+}
+
+func forbidden(v []byte) bool {
+	for _, c := range v {
+		if c == 0 || c == '\r' || c == '\n' {
+			return true
+		}
+	}
+	return false
+}
