@@ -1,0 +1,103 @@
+package telemetry
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+)
+
+// Endpoint is the handle of an endpoint's metrics: counters and gauges that the engine sets, from any shard.
+type Endpoint struct {
+	_ [64]byte // keeps shards that count on neighbouring endpoints out of each other's cache line
+
+	Picks        atomic.Uint64 // times the picker chose it
+	Streams      atomic.Int64  // calls under way on it
+	DialFailures atomic.Uint64
+	Connections  atomic.Int64 // open upstream connections
+	Down         atomic.Bool  // out of the pick
+
+	key endpointKey   // set once in Endpoint
+	set attribute.Set // the two labels; set once in Endpoint
+	_   [64]byte
+}
+
+type endpointKey struct{ cluster, address string }
+
+// endpoints is the registry of handles.
+type endpoints struct {
+	mu    sync.Mutex
+	byKey map[endpointKey]*Endpoint // guarded by mu
+}
+
+// Endpoint returns the handle of an endpoint of a cluster, making it at first sight: the same handle until [Telemetry.Forget].
+// It is for the slow path (a new snapshot): it takes a lock.
+func (t *Telemetry) Endpoint(cluster, address string) *Endpoint {
+	key := endpointKey{valid(cluster), valid(address)}
+	t.endpoints.mu.Lock()
+	defer t.endpoints.mu.Unlock()
+	e := t.endpoints.byKey[key]
+	if e == nil {
+		key = endpointKey{strings.Clone(key.cluster), strings.Clone(key.address)}
+		e = &Endpoint{key: key, set: attribute.NewSet(
+			attribute.String("cluster", key.cluster), attribute.String("endpoint", key.address))}
+		t.endpoints.byKey[key] = e
+	}
+	return e
+}
+
+// Forget removes e's series. Call it when the endpoint is gone and its last stream has ended; the handle may still be used,
+// its numbers are shown nowhere.
+func (t *Telemetry) Forget(e *Endpoint) {
+	t.endpoints.mu.Lock()
+	defer t.endpoints.mu.Unlock()
+	if t.endpoints.byKey[e.key] == e {
+		delete(t.endpoints.byKey, e.key)
+	}
+}
+
+// all returns the handles in a stable order.
+func (s *endpoints) all() []*Endpoint {
+	s.mu.Lock()
+	list := make([]*Endpoint, 0, len(s.byKey))
+	for _, e := range s.byKey {
+		list = append(list, e)
+	}
+	s.mu.Unlock()
+	slices.SortFunc(list, func(a, b *Endpoint) int {
+		return cmp.Or(cmp.Compare(a.key.cluster, b.key.cluster), cmp.Compare(a.key.address, b.key.address))
+	})
+	return list
+}
+
+// Gauges are the numbers of the whole process that are read when somebody looks.
+type Gauges struct {
+	DownstreamConnections int64         // open client connections
+	ConfigGeneration      uint64        // number of the configuration in use
+	ConfigRejected        uint64        // reloads refused as invalid, ever
+	DiscoveryLag          time.Duration // of the last change: from seen by the source to used for picks
+	Clusters              []ClusterGauges
+}
+
+// ClusterGauges are the numbers of one cluster. Names are unique; of a second of the same name nothing is shown.
+type ClusterGauges struct {
+	Name      string
+	Endpoints int           // in the snapshot in use
+	Stale     time.Duration // age of the snapshot if its source does not answer; 0 when fresh
+}
+
+// Observe adds a function that fills in its part of the gauges at each scrape: sets its own fields, appends its clusters.
+// It is called from the scrape's goroutine with no lock of this package held.
+func (t *Telemetry) Observe(fill func(*Gauges)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.observers = append(t.observers, fill)
+}
+
+// valid replaces what is not UTF-8, which neither Prometheus labels nor OTLP strings may hold: one such string would cost a
+// whole page or a whole batch.
+func valid(s string) string { return strings.ToValidUTF8(s, "�") }

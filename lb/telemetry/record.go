@@ -1,0 +1,124 @@
+package telemetry
+
+import (
+	"context"
+	"time"
+)
+
+// CallRecord is all there is to say about a finished call that somebody wants to see. It and what it points to belong to
+// this package once given to [Telemetry.Export]: no string may be borrowed from a buffer that is used again.
+type CallRecord struct {
+	Trace       *Trace // nil: not sampled
+	Traceparent string // as the client sent it; names the trace in the access log of a call that is not sampled; optional
+
+	Service, Method string // "pkg.Service", "Method"
+	Unknown         bool   // the route table does not know the method
+	Authority       string // :authority
+	Peer            string // the client's address, host:port
+	UserAgent       string
+
+	Route      string
+	Cluster    string
+	Generation uint64 // of the configuration that the call used
+
+	Start, End    time.Time
+	Status        uint32 // gRPC status as the client saw it
+	StatusMessage string // decoded
+	Local         bool   // Trunkline made the reply
+	Outcome       Outcome
+	Attempts      []AttemptRecord // in the order of [Trace.StartAttempt]
+
+	MessagesIn, MessagesOut uint32
+	BytesIn, BytesOut       uint64
+	Total, Upstream, Own    time.Duration
+}
+
+// AttemptRecord is one try on one endpoint.
+type AttemptRecord struct {
+	Endpoint      string // host:port
+	PickReason    string
+	Start, End    time.Time
+	Status        uint32
+	StatusMessage string
+	Outcome       Outcome
+	Evidence      string // of a failure: never sent, refused, status, ambiguous; "" if it did not fail
+}
+
+// WantRecord reports whether a trace or the access log wants a [CallRecord] of this call; total is in nanoseconds.
+func (t *Telemetry) WantRecord(status uint32, total int64, tr *Trace) bool {
+	return tr != nil || t.wantLine(status, total)
+}
+
+func (t *Telemetry) wantLine(status uint32, total int64) bool {
+	switch t.accessLog {
+	case AccessLogAll:
+		return true
+	case AccessLogFailures:
+		return status != 0 || total >= t.slow
+	}
+	return false
+}
+
+// Export takes rec over. It never blocks: what the queues do not hold is dropped and counted. Call it outside the shard's
+// lock (it may wake a goroutine).
+func (t *Telemetry) Export(rec *CallRecord) {
+	if rec.Trace != nil && t.spans != nil && !t.spans.offer(rec) {
+		t.spansDropped.Add(uint64(1 + len(rec.Attempts)))
+	}
+	if t.lines != nil && t.wantLine(rec.Status, int64(rec.Total)) && !t.lines.offer(rec) {
+		t.linesDropped.Add(1)
+	}
+}
+
+// lane is a bounded queue to one goroutine.
+type lane struct {
+	queue chan *CallRecord
+	stop  chan struct{} // closed by close
+	done  chan struct{} // closed when the goroutine has ended
+}
+
+func newLane(size int, handle func(*CallRecord)) *lane {
+	l := &lane{queue: make(chan *CallRecord, size), stop: make(chan struct{}), done: make(chan struct{})}
+	go l.run(handle)
+	return l
+}
+
+func (l *lane) run(handle func(*CallRecord)) {
+	defer close(l.done)
+	for {
+		select {
+		case rec := <-l.queue:
+			handle(rec)
+		case <-l.stop:
+			for {
+				select {
+				case rec := <-l.queue:
+					handle(rec)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// offer queues rec, or reports that there is no room.
+func (l *lane) offer(rec *CallRecord) bool {
+	select {
+	case l.queue <- rec:
+		return true
+	default:
+		return false
+	}
+}
+
+// close lets the goroutine finish what is queued and waits for that, as long as ctx allows. Called once.
+func (l *lane) close(ctx context.Context) error {
+	close(l.stop)
+	select {
+	case <-l.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
