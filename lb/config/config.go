@@ -1,0 +1,168 @@
+// Package config owns the way from a YAML file to a checked trunkline.config.v1.Config: reading, explaining what is wrong
+// with file, line, field and what would be right, filling in defaults, and watching the file; it must not act on a
+// config (compiling routes and starting things is its callers').
+//
+// The steps of Parse, each in a file of its own:
+//
+//	document.go   bytes -> YAML nodes; syntax, one document, bounded
+//	schema.go     nodes against the protobuf descriptor: unknown keys, wrong types; remembers where each path stands
+//	(protoyaml)   nodes -> message; it alone decides what a value means
+//	rules.go      protovalidate's rules -> problems with a place
+//	semantics.go  what spans several fields: duplicates, references, addresses, method names
+//	defaults.go   what is absent
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
+)
+
+// maxFileBytes bounds what Load reads: a larger "config" is a mistake.
+const maxFileBytes = 16 << 20
+
+// Problem is one thing that is wrong, or merely suspicious, at one place of a file.
+type Problem struct {
+	File         string
+	Line, Column int    // from 1; 0: the file as a whole
+	Field        string // "discovery.static.clusters[0].endpoints[1].weight"; "" for the document
+	Message      string // what is wrong and what would be right
+}
+
+// String is "file:line:column: field: message", as editors jump to.
+func (p Problem) String() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Line > 0 {
+		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
+	}
+	b.WriteString(": ")
+	if p.Field != "" {
+		b.WriteString(p.Field + ": ")
+	}
+	b.WriteString(p.Message)
+	return b.String()
+}
+
+// Warning is a problem that does not keep a config from being used.
+type Warning = Problem
+
+// Errors is everything that keeps a config from being used, sorted by line. It is what Load and Parse return for a file
+// that could be read.
+type Errors []Problem
+
+// Error has one line per problem.
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, p := range e {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Load reads and parses the file at path. An unreadable file is an *fs.PathError, a wrong one Errors.
+func Load(path string) (*configv1.Config, []Warning, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	return Parse(path, data)
+}
+
+// Parse makes a config of YAML text; name stands for the file in messages. The config is complete: ApplyDefaults has been
+// applied. With an error the config is nil; warnings come either way.
+func Parse(name string, data []byte) (*configv1.Config, []Warning, error) {
+	r := &report{file: name, at: map[string]place{}, bad: map[string]bool{}}
+	cfg := &configv1.Config{}
+	if root := r.readDocument(data); root != nil {
+		r.decode(root, cfg)
+		r.checkRules(cfg)
+		r.checkSemantics(cfg)
+	}
+	byPlace := func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+			strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
+	}
+	slices.SortFunc(r.errors, byPlace)
+	slices.SortFunc(r.warnings, byPlace)
+	if len(r.errors) > 0 {
+		return nil, r.warnings, r.errors
+	}
+	ApplyDefaults(cfg)
+	return cfg, r.warnings, nil
+}
+
+// IsProblem reports whether err is about what a file says (Errors), rather than about reading it.
+func IsProblem(err error) bool {
+	var e Errors
+	return errors.As(err, &e)
+}
+
+// place is a position in the file, from 1.
+type place struct{ line, column int }
+
+// report collects what Parse finds. It lives for one Parse.
+type report struct {
+	file     string
+	at       map[string]place // where each field path stands; "" is the document
+	bad      map[string]bool  // paths that have an error already: later steps say no more about them
+	errors   Errors
+	warnings []Warning
+	nodes    int // visited so far, aliases counted each time
+}
+
+// errorf reports what is wrong at path, unless something was said about it or about what it is in.
+func (r *report) errorf(path, format string, args ...any) {
+	for p := path; p != ""; p = parent(p) {
+		if r.bad[p] {
+			return
+		}
+	}
+	r.bad[path] = true
+	r.errors = append(r.errors, r.problem(path, fmt.Sprintf(format, args...)))
+}
+
+func (r *report) warnf(path, format string, args ...any) {
+	r.warnings = append(r.warnings, r.problem(path, fmt.Sprintf(format, args...)))
+}
+
+// problem places a message at path, or at the nearest thing around it that stands in the file.
+func (r *report) problem(path, message string) Problem {
+	p := path
+	for p != "" && r.at[p] == (place{}) {
+		p = parent(p)
+	}
+	return Problem{File: r.file, Line: r.at[p].line, Column: r.at[p].column, Field: path, Message: message}
+}
+
+// line is where path stands, for messages that point at a second place.
+func (r *report) line(path string) int { return r.problem(path, "").Line }
+
+// parent cuts the last element off a field path: "a.b[1]" -> "a.b" -> "a" -> "".
+func parent(path string) string {
+	if strings.HasSuffix(path, `"]`) { // meta["any.thing[0]"]: quoted, so the first [" is where the key begins
+		return path[:strings.Index(path, `["`)]
+	}
+	if i := strings.LastIndexAny(path, ".["); i >= 0 {
+		return path[:i]
+	}
+	return ""
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
