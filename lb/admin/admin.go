@@ -25,8 +25,8 @@ type Source interface {
 	Status() *adminv1.Status
 	// Routes are in the order in which a call's rules are considered.
 	Routes() []*adminv1.Route
-	// Clusters are sorted by name, conflicts by service.
-	Clusters() ([]*adminv1.Cluster, []*adminv1.Conflict)
+	// Clusters are the clusters and sources, sorted by name, and the conflicts, sorted by service.
+	Clusters() *adminv1.ListClustersResponse
 	// Streams are the oldest live streams, at most limit of them, and how many there are in all.
 	Streams(limit int) (oldest []*adminv1.Stream, total uint64)
 	Connections() []*adminv1.Connection

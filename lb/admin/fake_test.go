@@ -72,11 +72,11 @@ func (f *fake) Routes() []*adminv1.Route {
 	return []*adminv1.Route{{Name: "routes[0]", Kind: adminv1.RouteKind_ROUTE_KIND_SERVICE, Pattern: "a.S", Cluster: "a", Claim: adminv1.Claim_CLAIM_ROUTE}}
 }
 
-func (f *fake) Clusters() ([]*adminv1.Cluster, []*adminv1.Conflict) {
-	return []*adminv1.Cluster{{Name: "a", Source: "static", Services: []string{"a.S"}, Balancer: "least_request", Endpoints: []*adminv1.Endpoint{
+func (f *fake) Clusters() *adminv1.ListClustersResponse {
+	return &adminv1.ListClustersResponse{Clusters: []*adminv1.Cluster{{Name: "a", Source: "static", Services: []string{"a.S"}, Balancer: "least_request", Endpoints: []*adminv1.Endpoint{
 		{Address: "127.0.0.1:1", Weight: 1, State: adminv1.EndpointState_ENDPOINT_STATE_UP, Load: 1},
 		{Address: "127.0.0.1:2", Weight: 1, State: adminv1.EndpointState_ENDPOINT_STATE_DOWN, Error: "connection refused"},
-	}}}, []*adminv1.Conflict{{Service: "b.T", Clusters: []string{"x", "y"}}}
+	}}}, Conflicts: []*adminv1.Conflict{{Service: "b.T", Clusters: []string{"x", "y"}}}}
 }
 
 // Streams has 12,000 of them, so that limits can be seen.
@@ -94,7 +94,7 @@ func (f *fake) Connections() []*adminv1.Connection {
 
 func (f *fake) Explain(method, authority string) *adminv1.ExplainResponse {
 	return &adminv1.ExplainResponse{Method: method, Authority: authority, Cluster: "a", Route: f.Routes()[0],
-		Steps: []*adminv1.ExplainStep{{Route: f.Routes()[0], Matched: true}}}
+		Steps: []*adminv1.ExplainStep{{Route: f.Routes()[0], Matched: true, Chosen: true}}}
 }
 
 // serve runs a Server on a free loopback port until the test ends, and returns its address.

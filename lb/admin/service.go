@@ -36,8 +36,7 @@ func (s *service) ListRoutes(context.Context, *connect.Request[adminv1.ListRoute
 }
 
 func (s *service) ListClusters(context.Context, *connect.Request[adminv1.ListClustersRequest]) (*connect.Response[adminv1.ListClustersResponse], error) {
-	clusters, conflicts := s.source.Clusters()
-	return connect.NewResponse(&adminv1.ListClustersResponse{Clusters: clusters, Conflicts: conflicts}), nil
+	return connect.NewResponse(s.source.Clusters()), nil
 }
 
 func (s *service) ListStreams(_ context.Context, req *connect.Request[adminv1.ListStreamsRequest]) (*connect.Response[adminv1.ListStreamsResponse], error) {
@@ -113,7 +112,7 @@ func ParseMethod(s string) (string, error) {
 	m := strings.TrimPrefix(s, "/")
 	service, name, ok := strings.Cut(m, "/")
 	if !ok || service == "" || name == "" || strings.ContainsAny(m, " \t\r\n") || strings.Contains(name, "/") {
-		return "", fmt.Errorf("%q is not a method: write pkg.Service/Method, as in trunkline.demo.v1.Demo/Get", s)
+		return "", fmt.Errorf("%q is not a method: write pkg.Service/Method, as in trunkline.demo.v1.Shop/GetTea", s)
 	}
 	return m, nil
 }

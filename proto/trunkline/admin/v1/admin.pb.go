@@ -223,7 +223,9 @@ type ListClustersResponse struct {
 	// Sorted by name.
 	Clusters []*Cluster `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// Sorted by service.
-	Conflicts     []*Conflict `protobuf:"bytes,2,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Conflicts []*Conflict `protobuf:"bytes,2,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// Sorted by name.
+	Sources       []*DiscoverySource `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -268,6 +270,13 @@ func (x *ListClustersResponse) GetClusters() []*Cluster {
 func (x *ListClustersResponse) GetConflicts() []*Conflict {
 	if x != nil {
 		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *ListClustersResponse) GetSources() []*DiscoverySource {
+	if x != nil {
+		return x.Sources
 	}
 	return nil
 }
@@ -510,9 +519,9 @@ type ExplainResponse struct {
 	// As asked, without a leading slash.
 	Method    string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
 	Authority string `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
-	// Each rule that was considered, in order; the last is the one that matched, if one did.
+	// Every rule of the table, in the order of precedence, with what it says to this call.
 	Steps []*ExplainStep `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
-	// The rule that matched; absent if none did.
+	// The rule that was chosen; absent if none matched.
 	Route *Route `protobuf:"bytes,4,opt,name=route,proto3" json:"route,omitempty"`
 	// The cluster it leads to. Its name may be one that no source has found.
 	Cluster string `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -645,8 +654,10 @@ type ExplainStep struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Route   *Route                 `protobuf:"bytes,1,opt,name=route,proto3" json:"route,omitempty"`
 	Matched bool                   `protobuf:"varint,2,opt,name=matched,proto3" json:"matched,omitempty"`
-	// One clause: "authority is api.example.com, the call's is localhost".
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The first that matched; at most one step is.
+	Chosen bool `protobuf:"varint,3,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	// Why, in one clause: "the service", "another method", "the method, but outranked by ...".
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -691,6 +702,13 @@ func (x *ExplainStep) GetRoute() *Route {
 func (x *ExplainStep) GetMatched() bool {
 	if x != nil {
 		return x.Matched
+	}
+	return false
+}
+
+func (x *ExplainStep) GetChosen() bool {
+	if x != nil {
+		return x.Chosen
 	}
 	return false
 }
@@ -988,10 +1006,11 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\x11ListRoutesRequest\"G\n" +
 	"\x12ListRoutesResponse\x121\n" +
 	"\x06routes\x18\x01 \x03(\v2\x19.trunkline.admin.v1.RouteR\x06routes\"\x15\n" +
-	"\x13ListClustersRequest\"\x8b\x01\n" +
+	"\x13ListClustersRequest\"\xca\x01\n" +
 	"\x14ListClustersResponse\x127\n" +
 	"\bclusters\x18\x01 \x03(\v2\x1b.trunkline.admin.v1.ClusterR\bclusters\x12:\n" +
-	"\tconflicts\x18\x02 \x03(\v2\x1c.trunkline.admin.v1.ConflictR\tconflicts\"*\n" +
+	"\tconflicts\x18\x02 \x03(\v2\x1c.trunkline.admin.v1.ConflictR\tconflicts\x12=\n" +
+	"\asources\x18\x03 \x03(\v2#.trunkline.admin.v1.DiscoverySourceR\asources\"*\n" +
 	"\x12ListStreamsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\"a\n" +
 	"\x13ListStreamsResponse\x124\n" +
@@ -1017,11 +1036,12 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\x06status\x18\t \x01(\rR\x06status\x12\x18\n" +
 	"\amessage\x18\n" +
 	" \x01(\tR\amessage\x12\x18\n" +
-	"\anearest\x18\v \x03(\tR\anearest\"p\n" +
+	"\anearest\x18\v \x03(\tR\anearest\"\x88\x01\n" +
 	"\vExplainStep\x12/\n" +
 	"\x05route\x18\x01 \x01(\v2\x19.trunkline.admin.v1.RouteR\x05route\x12\x18\n" +
 	"\amatched\x18\x02 \x01(\bR\amatched\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xdd\x01\n" +
+	"\x06chosen\x18\x03 \x01(\bR\x06chosen\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xdd\x01\n" +
 	"\tCandidate\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x12\x12\n" +
@@ -1086,46 +1106,48 @@ var file_trunkline_admin_v1_admin_proto_goTypes = []any{
 	(*Route)(nil),                   // 19: trunkline.admin.v1.Route
 	(*Cluster)(nil),                 // 20: trunkline.admin.v1.Cluster
 	(*Conflict)(nil),                // 21: trunkline.admin.v1.Conflict
-	(*Stream)(nil),                  // 22: trunkline.admin.v1.Stream
-	(*Connection)(nil),              // 23: trunkline.admin.v1.Connection
-	(EndpointState)(0),              // 24: trunkline.admin.v1.EndpointState
-	(*durationpb.Duration)(nil),     // 25: google.protobuf.Duration
+	(*DiscoverySource)(nil),         // 22: trunkline.admin.v1.DiscoverySource
+	(*Stream)(nil),                  // 23: trunkline.admin.v1.Stream
+	(*Connection)(nil),              // 24: trunkline.admin.v1.Connection
+	(EndpointState)(0),              // 25: trunkline.admin.v1.EndpointState
+	(*durationpb.Duration)(nil),     // 26: google.protobuf.Duration
 }
 var file_trunkline_admin_v1_admin_proto_depIdxs = []int32{
 	18, // 0: trunkline.admin.v1.GetStatusResponse.status:type_name -> trunkline.admin.v1.Status
 	19, // 1: trunkline.admin.v1.ListRoutesResponse.routes:type_name -> trunkline.admin.v1.Route
 	20, // 2: trunkline.admin.v1.ListClustersResponse.clusters:type_name -> trunkline.admin.v1.Cluster
 	21, // 3: trunkline.admin.v1.ListClustersResponse.conflicts:type_name -> trunkline.admin.v1.Conflict
-	22, // 4: trunkline.admin.v1.ListStreamsResponse.streams:type_name -> trunkline.admin.v1.Stream
-	23, // 5: trunkline.admin.v1.ListConnectionsResponse.connections:type_name -> trunkline.admin.v1.Connection
-	12, // 6: trunkline.admin.v1.ExplainResponse.steps:type_name -> trunkline.admin.v1.ExplainStep
-	19, // 7: trunkline.admin.v1.ExplainResponse.route:type_name -> trunkline.admin.v1.Route
-	13, // 8: trunkline.admin.v1.ExplainResponse.candidates:type_name -> trunkline.admin.v1.Candidate
-	19, // 9: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
-	24, // 10: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
-	25, // 11: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	18, // 12: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
-	0,  // 13: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
-	2,  // 14: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
-	4,  // 15: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
-	6,  // 16: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
-	8,  // 17: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
-	10, // 18: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
-	14, // 19: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
-	16, // 20: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
-	1,  // 21: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
-	3,  // 22: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
-	5,  // 23: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
-	7,  // 24: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
-	9,  // 25: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
-	11, // 26: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
-	15, // 27: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
-	17, // 28: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
-	21, // [21:29] is the sub-list for method output_type
-	13, // [13:21] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	22, // 4: trunkline.admin.v1.ListClustersResponse.sources:type_name -> trunkline.admin.v1.DiscoverySource
+	23, // 5: trunkline.admin.v1.ListStreamsResponse.streams:type_name -> trunkline.admin.v1.Stream
+	24, // 6: trunkline.admin.v1.ListConnectionsResponse.connections:type_name -> trunkline.admin.v1.Connection
+	12, // 7: trunkline.admin.v1.ExplainResponse.steps:type_name -> trunkline.admin.v1.ExplainStep
+	19, // 8: trunkline.admin.v1.ExplainResponse.route:type_name -> trunkline.admin.v1.Route
+	13, // 9: trunkline.admin.v1.ExplainResponse.candidates:type_name -> trunkline.admin.v1.Candidate
+	19, // 10: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
+	25, // 11: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
+	26, // 12: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	18, // 13: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
+	0,  // 14: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
+	2,  // 15: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
+	4,  // 16: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
+	6,  // 17: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
+	8,  // 18: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
+	10, // 19: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
+	14, // 20: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
+	16, // 21: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
+	1,  // 22: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
+	3,  // 23: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
+	5,  // 24: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
+	7,  // 25: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
+	9,  // 26: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
+	11, // 27: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
+	15, // 28: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
+	17, // 29: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_admin_v1_admin_proto_init() }

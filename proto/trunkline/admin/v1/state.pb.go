@@ -1100,6 +1100,96 @@ func (x *Conflict) GetClusters() []string {
 	return nil
 }
 
+// DiscoverySource is where clusters come from, and how it fares.
+type DiscoverySource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "static", "consul", "consul/dc2".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its last good answer; absent if there was none in this process.
+	LastSuccess *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_success,json=lastSuccess,proto3" json:"last_success,omitempty"`
+	LastFailure *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	// What failed last; empty once it answers again.
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// Its own version of its last answer, where it has one (Consul: X-Consul-Index).
+	Index uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	// In its last answer.
+	Clusters      uint32 `protobuf:"varint,6,opt,name=clusters,proto3" json:"clusters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscoverySource) Reset() {
+	*x = DiscoverySource{}
+	mi := &file_trunkline_admin_v1_state_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscoverySource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscoverySource) ProtoMessage() {}
+
+func (x *DiscoverySource) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_admin_v1_state_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscoverySource.ProtoReflect.Descriptor instead.
+func (*DiscoverySource) Descriptor() ([]byte, []int) {
+	return file_trunkline_admin_v1_state_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DiscoverySource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiscoverySource) GetLastSuccess() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSuccess
+	}
+	return nil
+}
+
+func (x *DiscoverySource) GetLastFailure() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastFailure
+	}
+	return nil
+}
+
+func (x *DiscoverySource) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *DiscoverySource) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *DiscoverySource) GetClusters() uint32 {
+	if x != nil {
+		return x.Clusters
+	}
+	return 0
+}
+
 // Stream is one live call.
 type Stream struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1135,7 +1225,7 @@ type Stream struct {
 
 func (x *Stream) Reset() {
 	*x = Stream{}
-	mi := &file_trunkline_admin_v1_state_proto_msgTypes[9]
+	mi := &file_trunkline_admin_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1237,7 @@ func (x *Stream) String() string {
 func (*Stream) ProtoMessage() {}
 
 func (x *Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_state_proto_msgTypes[9]
+	mi := &file_trunkline_admin_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1250,7 @@ func (x *Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stream.ProtoReflect.Descriptor instead.
 func (*Stream) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_trunkline_admin_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Stream) GetId() uint64 {
@@ -1303,7 +1393,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_trunkline_admin_v1_state_proto_msgTypes[10]
+	mi := &file_trunkline_admin_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1405,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_state_proto_msgTypes[10]
+	mi := &file_trunkline_admin_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1418,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_trunkline_admin_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Connection) GetId() uint64 {
@@ -1515,7 +1605,14 @@ const file_trunkline_admin_v1_state_proto_rawDesc = "" +
 	"\amethods\x18\x02 \x03(\tR\amethods\"@\n" +
 	"\bConflict\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
-	"\bclusters\x18\x02 \x03(\tR\bclusters\"\x95\x04\n" +
+	"\bclusters\x18\x02 \x03(\tR\bclusters\"\xeb\x01\n" +
+	"\x0fDiscoverySource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12=\n" +
+	"\flast_success\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vlastSuccess\x12=\n" +
+	"\flast_failure\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vlastFailure\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x1a\n" +
+	"\bclusters\x18\x06 \x01(\rR\bclusters\"\x95\x04\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1c\n" +
@@ -1591,7 +1688,7 @@ func file_trunkline_admin_v1_state_proto_rawDescGZIP() []byte {
 }
 
 var file_trunkline_admin_v1_state_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_trunkline_admin_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_trunkline_admin_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_trunkline_admin_v1_state_proto_goTypes = []any{
 	(RouteKind)(0),                // 0: trunkline.admin.v1.RouteKind
 	(Claim)(0),                    // 1: trunkline.admin.v1.Claim
@@ -1606,39 +1703,42 @@ var file_trunkline_admin_v1_state_proto_goTypes = []any{
 	(*Endpoint)(nil),              // 10: trunkline.admin.v1.Endpoint
 	(*Service)(nil),               // 11: trunkline.admin.v1.Service
 	(*Conflict)(nil),              // 12: trunkline.admin.v1.Conflict
-	(*Stream)(nil),                // 13: trunkline.admin.v1.Stream
-	(*Connection)(nil),            // 14: trunkline.admin.v1.Connection
-	nil,                           // 15: trunkline.admin.v1.Endpoint.MetaEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*DiscoverySource)(nil),       // 13: trunkline.admin.v1.DiscoverySource
+	(*Stream)(nil),                // 14: trunkline.admin.v1.Stream
+	(*Connection)(nil),            // 15: trunkline.admin.v1.Connection
+	nil,                           // 16: trunkline.admin.v1.Endpoint.MetaEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_trunkline_admin_v1_state_proto_depIdxs = []int32{
-	16, // 0: trunkline.admin.v1.Status.start_time:type_name -> google.protobuf.Timestamp
-	17, // 1: trunkline.admin.v1.Status.uptime:type_name -> google.protobuf.Duration
+	17, // 0: trunkline.admin.v1.Status.start_time:type_name -> google.protobuf.Timestamp
+	18, // 1: trunkline.admin.v1.Status.uptime:type_name -> google.protobuf.Duration
 	5,  // 2: trunkline.admin.v1.Status.config:type_name -> trunkline.admin.v1.ConfigStatus
-	16, // 3: trunkline.admin.v1.Status.drain_deadline:type_name -> google.protobuf.Timestamp
+	17, // 3: trunkline.admin.v1.Status.drain_deadline:type_name -> google.protobuf.Timestamp
 	6,  // 4: trunkline.admin.v1.Status.listeners:type_name -> trunkline.admin.v1.Listener
 	7,  // 5: trunkline.admin.v1.Status.shards:type_name -> trunkline.admin.v1.Shard
-	16, // 6: trunkline.admin.v1.ConfigStatus.applied_at:type_name -> google.protobuf.Timestamp
-	16, // 7: trunkline.admin.v1.ConfigStatus.last_error_at:type_name -> google.protobuf.Timestamp
+	17, // 6: trunkline.admin.v1.ConfigStatus.applied_at:type_name -> google.protobuf.Timestamp
+	17, // 7: trunkline.admin.v1.ConfigStatus.last_error_at:type_name -> google.protobuf.Timestamp
 	0,  // 8: trunkline.admin.v1.Route.kind:type_name -> trunkline.admin.v1.RouteKind
 	1,  // 9: trunkline.admin.v1.Route.claim:type_name -> trunkline.admin.v1.Claim
 	1,  // 10: trunkline.admin.v1.Cluster.claim:type_name -> trunkline.admin.v1.Claim
 	10, // 11: trunkline.admin.v1.Cluster.endpoints:type_name -> trunkline.admin.v1.Endpoint
-	16, // 12: trunkline.admin.v1.Cluster.stale_since:type_name -> google.protobuf.Timestamp
+	17, // 12: trunkline.admin.v1.Cluster.stale_since:type_name -> google.protobuf.Timestamp
 	2,  // 13: trunkline.admin.v1.Endpoint.state:type_name -> trunkline.admin.v1.EndpointState
-	16, // 14: trunkline.admin.v1.Endpoint.down_since:type_name -> google.protobuf.Timestamp
-	15, // 15: trunkline.admin.v1.Endpoint.meta:type_name -> trunkline.admin.v1.Endpoint.MetaEntry
+	17, // 14: trunkline.admin.v1.Endpoint.down_since:type_name -> google.protobuf.Timestamp
+	16, // 15: trunkline.admin.v1.Endpoint.meta:type_name -> trunkline.admin.v1.Endpoint.MetaEntry
 	11, // 16: trunkline.admin.v1.Endpoint.services:type_name -> trunkline.admin.v1.Service
-	17, // 17: trunkline.admin.v1.Stream.age:type_name -> google.protobuf.Duration
-	17, // 18: trunkline.admin.v1.Stream.deadline_left:type_name -> google.protobuf.Duration
-	3,  // 19: trunkline.admin.v1.Connection.role:type_name -> trunkline.admin.v1.ConnectionRole
-	17, // 20: trunkline.admin.v1.Connection.age:type_name -> google.protobuf.Duration
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	17, // 17: trunkline.admin.v1.DiscoverySource.last_success:type_name -> google.protobuf.Timestamp
+	17, // 18: trunkline.admin.v1.DiscoverySource.last_failure:type_name -> google.protobuf.Timestamp
+	18, // 19: trunkline.admin.v1.Stream.age:type_name -> google.protobuf.Duration
+	18, // 20: trunkline.admin.v1.Stream.deadline_left:type_name -> google.protobuf.Duration
+	3,  // 21: trunkline.admin.v1.Connection.role:type_name -> trunkline.admin.v1.ConnectionRole
+	18, // 22: trunkline.admin.v1.Connection.age:type_name -> google.protobuf.Duration
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_admin_v1_state_proto_init() }
@@ -1646,14 +1746,14 @@ func file_trunkline_admin_v1_state_proto_init() {
 	if File_trunkline_admin_v1_state_proto != nil {
 		return
 	}
-	file_trunkline_admin_v1_state_proto_msgTypes[10].OneofWrappers = []any{}
+	file_trunkline_admin_v1_state_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trunkline_admin_v1_state_proto_rawDesc), len(file_trunkline_admin_v1_state_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
