@@ -80,18 +80,19 @@ func portAt[T ~string | ~[]byte](s T) int {
 		case ']':
 			return len(s)
 		case ':':
-			if i > 0 && s[i-1] == ']' || !slices.Contains([]byte(s[:i]), ':') {
-				return i
+			for j := range i {
+				if s[j] == ':' && s[i-1] != ']' {
+					return len(s)
+				}
 			}
-			return len(s)
+			return i
 		}
 	}
 	return len(s)
 }
 
-// add returns the level of an authority pattern, new or known.
+// add returns the level of an authority pattern (in lower case), new or known.
 func (h *hosts) add(pattern string) *level {
-	pattern = strings.ToLower(pattern)
 	if !strings.HasPrefix(pattern, "*.") {
 		if h.exact == nil {
 			h.exact = map[string]*level{}
@@ -139,7 +140,7 @@ func authorityRank(pattern string) (class, length int) {
 	return 1, 0
 }
 
-// authorityCovers says the same as hosts.match for one pattern, slowly, for Explain.
+// authorityCovers says the same as hosts.match for one pattern (in lower case), slowly, for Explain.
 func authorityCovers(pattern, authority string) bool {
 	if pattern == "" {
 		return true
@@ -147,7 +148,7 @@ func authorityCovers(pattern, authority string) bool {
 	if len(authority) > maxAuthority {
 		return false
 	}
-	pattern, authority = string(lower(nil, pattern)), string(lower(nil, authority))
+	authority = string(lower(nil, authority))
 	p, a := portAt(pattern), portAt(authority)
 	if p < len(pattern) && (a == len(authority) || pattern[p:] != authority[a:]) {
 		return false

@@ -14,7 +14,8 @@ import (
 // match that differ in Cluster or Data (deeply equal ones are one rule, the first).
 //
 // What is found out there must not stop a config from being loaded: two rules of a weaker tier with the same match and different
-// clusters drop out both, because choosing would be guessing. (discovery refuses and reports such claims; this is the net below.)
+// clusters drop out both, because choosing would be guessing. (discovery refuses and reports such claims; this is the net below,
+// and [Table.Explain] shows what it caught.)
 func Compile(rules []Rule) (*Table, error) {
 	var errs []error
 	var kept []*Route
@@ -23,13 +24,13 @@ func Compile(rules []Rule) (*Table, error) {
 		match Match
 	}
 	first := map[key]*Route{}
-	refused := map[key]bool{}
+	refused := map[key][]Rule{}
 	for _, rule := range rules {
 		if err := rule.Match.check(rule.Tier); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", rule.at(), err))
 			continue
 		}
-		rule.Match.Authority = strings.ToLower(rule.Match.Authority)
+		rule.Match.Authority = string(lower(nil, rule.Match.Authority))
 		if rule.Name == "" {
 			rule.Name = rule.Match.String()
 		}
@@ -45,14 +46,24 @@ func Compile(rules []Rule) (*Table, error) {
 			errs = append(errs, fmt.Errorf("%s: %s leads to %q here and to %q in %s: remove one", rule.at(), rule.Match,
 				rule.Cluster, have.Rule.Cluster, have.Rule.at()))
 		default:
-			refused[k] = true
+			if refused[k] == nil {
+				refused[k] = []Rule{have.Rule}
+			}
+			refused[k] = append(refused[k], rule)
 		}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	kept = slices.DeleteFunc(kept, func(r *Route) bool { return refused[key{r.Rule.Tier, r.Rule.Match}] })
-	return build(kept), nil
+	var dropped []Rule
+	kept = slices.DeleteFunc(kept, func(r *Route) bool {
+		rules := refused[key{r.Rule.Tier, r.Rule.Match}]
+		dropped = append(dropped, rules...)
+		return rules != nil
+	})
+	t := build(kept)
+	t.dropped = dropped
+	return t, nil
 }
 
 func (r Rule) at() string {

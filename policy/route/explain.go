@@ -13,8 +13,8 @@ type Step struct {
 	Why     string // for people: why it matched, why not, or what outranks it
 }
 
-// Explain lists every rule in precedence order with what it says to the call: for people, slow. At most one step is Chosen, and
-// it is the route that Match returns.
+// Explain lists every rule in precedence order with what it says to the call, then the rules that Compile dropped: for people,
+// slow. At most one step is Chosen, and it is the route that Match returns.
 func (t *Table) Explain(path, authority string) []Step {
 	steps := make([]Step, 0, len(t.routes))
 	name, slashed := strings.CutPrefix(path, "/")
@@ -35,6 +35,9 @@ func (t *Table) Explain(path, authority string) []Step {
 			s.Why += ", but outranked by " + chosen.Rule.Match.String() + " (" + chosen.Rule.Tier.String() + ")"
 		}
 		steps = append(steps, s)
+	}
+	for _, rule := range t.dropped {
+		steps = append(steps, Step{Rule: rule, Why: "dropped: several clusters claim it, and choosing would be guessing"})
 	}
 	return steps
 }

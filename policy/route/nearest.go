@@ -46,22 +46,22 @@ func (t *Table) Nearest(path string) string {
 		return ""
 	}
 	svc, method := newPattern(name[:slash]), newPattern(name[slash+1:])
+	unqualified := "." + name[:slash]
 	budget := nearestBudget
 	best, bestDist := "", 1<<30
 	for i := range t.names {
 		s := &t.names[i]
 		ds, ok := svc.near(s.name, &budget)
-		if !ok && strings.HasSuffix(s.name, name[:slash]) && s.name[len(s.name)-slash-1] == '.' {
+		if !ok && strings.HasSuffix(s.name, unqualified) {
 			ds, ok = 1, true
 		}
 		if !ok {
 			continue
 		}
-		// The service alone is worse than any near method of it.
-		answer, dist := s.name, ds*1000+999
+		answer, dist := s.name, ds+64 // the service alone is worse than any near method
 		for _, m := range s.methods {
-			if dm, ok := method.near(m, &budget); ok && (ds+dm)*1000 < dist {
-				answer, dist = s.name+"/"+m, (ds+dm)*1000
+			if dm, ok := method.near(m, &budget); ok && ds+dm < dist {
+				answer, dist = s.name+"/"+m, ds+dm
 			}
 		}
 		if dist < bestDist {

@@ -97,10 +97,11 @@ type Route struct {
 
 // Table is a compiled set of rules. Immutable; safe for concurrent use. The zero Table matches nothing.
 type Table struct {
-	any    level     // rules for any authority
-	hosts  *hosts    // rules with an authority; nil if there are none
-	routes []*Route  // in precedence order
-	names  []service // what Nearest knows, sorted
+	any     level     // rules for any authority
+	hosts   *hosts    // rules with an authority; nil if there are none
+	routes  []*Route  // in precedence order
+	dropped []Rule    // contradicted each other below TierConfig; they match nothing
+	names   []service // what Nearest knows, sorted
 }
 
 // Match returns the route of a call, or nil. path is :path with its leading slash; what is not "/service/method" matches
