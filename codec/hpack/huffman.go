@@ -31,7 +31,7 @@ const (
 
 // huffmanTable decodes. It is read-only after the program's start.
 type huffmanTable struct {
-	// step maps the next 12 bits to up to two symbols: first | second<<8 | bits<<16 | first's bits<<24 |
+	// step maps the next 12 bits to up to two symbols: bits | first<<8 | second<<16 | first's bits<<24 |
 	// number of symbols<<28; 0 where the code is longer than 12 bits.
 	step [1 << huffmanStep]uint32
 	// Canonical decoding of the long codes, by length: the first code, the end of the codes (both
@@ -71,10 +71,10 @@ func buildHuffman() *huffmanTable {
 			continue
 		}
 		bits := uint32(a >> 8)
-		e := uint32(a&0xff) | bits<<16 | bits<<24 | 1<<28
+		e := bits | uint32(a&0xff)<<8 | bits<<24 | 1<<28
 		rest := uint32(i) << bits & (1<<huffmanStep - 1)
 		if b := single[rest]; b != 0 && bits+uint32(b>>8) <= huffmanStep {
-			e = uint32(a&0xff) | uint32(b&0xff)<<8 | (bits+uint32(b>>8))<<16 | bits<<24 | 2<<28
+			e = (bits + uint32(b>>8)) | uint32(a&0xff)<<8 | uint32(b&0xff)<<16 | bits<<24 | 2<<28
 		}
 		t.step[i] = e
 	}
@@ -92,66 +92,86 @@ func decodeHuffman(buf, src []byte) ([]byte, error) {
 	var acc uint64 // the next bits, left-aligned
 	var n uint     // how many of them are valid
 	k := 0
-	for {
-		if len(src) >= 8 {
-			acc |= binary.BigEndian.Uint64(src) >> n
-			taken := (63 - n) >> 3
-			src = src[taken:]
-			n += taken * 8 // the bits below n are those of src's next bytes: to be or-ed again
-		} else {
-			for n <= 56 && len(src) > 0 {
-				acc |= uint64(src[0]) << (56 - n)
-				src = src[1:]
-				n += 8
-			}
+	var last uint64 // the last bytes of src, up to eight, right-aligned
+	if len(src) >= 8 {
+		last = binary.BigEndian.Uint64(src[len(src)-8:])
+	} else {
+		for _, c := range src {
+			last = last<<8 | uint64(c)
 		}
-		if n < huffmanMax {
+	}
+	for len(src) > 0 {
+		left, taken := uint(len(src)), (63-n)>>3
+		if left >= 8 {
+			// The bits below n become those of src's next bytes: they will be or-ed again.
+			acc |= binary.BigEndian.Uint64(src) >> (n & 63)
+		} else {
+			acc |= last << ((64 - 8*left) & 63) >> (n & 63)
+			taken = min(taken, left)
+		}
+		src = src[taken:]
+		n += taken * 8
+		if n < 56 {
 			break // src is used up
 		}
-		for n >= huffmanStep {
+		// At least 56 bits: enough for four steps.
+		for range 4 {
 			e := t.step[acc>>(64-huffmanStep)]
 			if e == 0 {
-				if n < huffmanMax {
-					break
-				}
-				sym, bits := t.long(acc)
-				if sym == huffmanEOS {
-					return nil, errHuffman
-				}
-				out[k] = byte(sym)
-				k++
-				acc <<= bits
-				n -= bits
-				continue
+				break
 			}
-			out[k] = byte(e)
-			out[k+1] = byte(e >> 8)
+			binary.LittleEndian.PutUint16(out[k:], uint16(e>>8))
 			k += int(e >> 28)
-			bits := uint(e>>16) & 0xf
+			acc <<= e & 63
+			n -= uint(e & 63)
+		}
+		if t.step[acc>>(64-huffmanStep)] == 0 && n >= huffmanMax {
+			sym, bits := t.long(acc)
+			if sym == huffmanEOS {
+				return nil, errHuffman
+			}
+			out[k] = byte(sym)
+			k++
 			acc <<= bits
 			n -= bits
 		}
 	}
-	// Fewer than 30 bits are left: one symbol at a time, never past n.
-	for n > 0 {
-		var sym, bits uint
-		if e := t.step[acc>>(64-huffmanStep)]; e != 0 {
-			sym, bits = uint(e&0xff), uint(e>>24)&0xf
-		} else {
-			sym, bits = t.long(acc)
+	// The last bits: first in steps, then one symbol at a time, never past n.
+	for n >= huffmanStep {
+		e := t.step[acc>>(64-huffmanStep)]
+		if e == 0 {
+			break
 		}
+		binary.LittleEndian.PutUint16(out[k:], uint16(e>>8))
+		k += int(e >> 28)
+		acc <<= e & 63
+		n -= uint(e & 63)
+	}
+	for n > 0 {
+		sym, bits := t.one(acc)
 		if bits > n {
 			break
 		}
+		if sym == huffmanEOS {
+			return nil, errHuffman
+		}
 		out[k] = byte(sym)
 		k++
-		acc <<= bits
+		acc <<= bits & 63
 		n -= bits
 	}
 	if n > 7 || (n > 0 && acc>>(64-n) != 1<<n-1) {
 		return nil, errHuffman
 	}
 	return out[:k], nil
+}
+
+// one decodes the first code of acc.
+func (t *huffmanTable) one(acc uint64) (sym, bits uint) {
+	if e := t.step[acc>>(64-huffmanStep)]; e != 0 {
+		return uint(e>>8) & 0xff, uint(e>>24) & 0xf
+	}
+	return t.long(acc)
 }
 
 // long decodes a code of more than 12 bits from the top of acc; the code is complete, so it always finds one.
