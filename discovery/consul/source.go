@@ -1,0 +1,444 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/trunkline/trunkline/discovery"
+)
+
+// Source emits the clusters of one Consul datacenter, namespace and partition.
+type Source struct {
+	options   Options         // set once in New
+	client    *api.Client     // set once in New
+	transport *http.Transport // set once in New
+	token     *token          // set once in New
+	store     *store          // set once in New; nil: nothing is kept on disk
+	recovered recovery        // shared by the watches
+	events    chan event      // set once in New; from the watches to the loop
+
+	mu     sync.Mutex
+	report discovery.SourceReport // guarded by mu
+
+	// What follows is owned by the loop in Run.
+	services  map[string]*service
+	cataloged bool // the catalog was answered, or is not asked
+	refused   bool // the first question to the catalog failed
+	fromDisk  bool // there was a usable file
+	emitted   bool
+	removed   bool              // a service went since the last emit
+	failing   map[string]string // why the latest question failed, by service; "" is the catalog
+}
+
+// event is what a watch tells the loop: the catalog's, or one service's.
+type event struct {
+	service   string // "": the catalog's
+	catalog   answer[map[string]bool]
+	endpoints answer[health]
+}
+
+type health struct {
+	endpoints []discovery.Endpoint
+	faults    []string
+}
+
+// New checks the options. It does not talk to Consul yet, but it reads TLS files, the token file and the environment.
+func New(options Options) (*Source, error) {
+	o, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	client, transport, err := o.client()
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{
+		options: o, client: client, transport: transport,
+		token:    &token{path: o.TokenFile, log: o.Logger},
+		events:   make(chan event, 64),
+		services: map[string]*service{},
+		failing:  map[string]string{},
+		report:   discovery.SourceReport{Name: o.Name},
+	}
+	if o.Dir != "" {
+		s.store = newStore(o)
+	}
+	return s, nil
+}
+
+// Name implements discovery.Source.
+func (s *Source) Name() string { return s.options.Name }
+
+// Report implements discovery.Reporter.
+func (s *Source) Report() discovery.SourceReport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.report
+}
+
+// Run implements discovery.Source. It may be called once. It returns nil when ctx ends, after its goroutines ended and
+// the last state was saved.
+func (s *Source) Run(ctx context.Context, emit func([]*discovery.Cluster)) error {
+	defer s.transport.CloseIdleConnections()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	var save func([]*discovery.Cluster)
+	if s.store != nil {
+		s.restore()
+		pending := make(chan []*discovery.Cluster, 1)
+		wg.Go(func() { s.store.run(ctx, pending) })
+		save = func(clusters []*discovery.Cluster) {
+			select { // the newest state takes the place of one not yet fetched
+			case <-pending:
+			default:
+			}
+			pending <- clusters
+		}
+	}
+	for _, name := range s.options.Services {
+		sv := s.service(name)
+		sv.explicit = true
+		s.follow(ctx, &wg, sv)
+	}
+	if s.options.Tag != "" {
+		wg.Go(func() {
+			watch(ctx, s, s.askCatalog, func(a answer[map[string]bool]) { s.tell(ctx, event{catalog: a}) })
+		})
+	} else {
+		s.cataloged = true
+	}
+
+	first := time.NewTimer(s.options.FirstWait)
+	defer first.Stop()
+	late := false
+	expiry := time.NewTimer(time.Hour)
+	defer expiry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-s.events:
+			s.take(ctx, &wg, e)
+			for more := true; more; { // what came together is shown together
+				select {
+				case e := <-s.events:
+					s.take(ctx, &wg, e)
+				default:
+					more = false
+				}
+			}
+		case <-first.C:
+			late = true
+		case <-expiry.C:
+		}
+		now := time.Now()
+		next := s.settle(now)
+		if next.IsZero() {
+			next = now.Add(time.Hour)
+		}
+		expiry.Reset(next.Sub(now))
+		if !s.emitted && !s.ready(late) {
+			continue
+		}
+		if clusters, changed := s.render(); changed || !s.emitted {
+			s.emitted = true
+			s.mu.Lock()
+			s.report.Clusters = len(clusters)
+			s.mu.Unlock()
+			emit(clusters)
+			if save != nil && s.worthSaving() {
+				save(clusters)
+			}
+		}
+	}
+}
+
+// restore takes the last good state from disk, as clusters that are stale until Consul answers.
+func (s *Source) restore() {
+	clusters, savedAt, err := s.store.load()
+	if err != nil {
+		s.options.Logger.Error("the discovery state on disk cannot be used; it is ignored", "source", s.options.Name, "file", s.store.path, "err", err)
+		return
+	}
+	if savedAt.IsZero() {
+		return
+	}
+	s.fromDisk = true
+	for _, c := range clusters {
+		sv := s.service(c.Name)
+		sv.tagged = c.WantReflection && s.options.Tag != ""
+		if !sv.tagged && !slices.Contains(s.options.Services, c.Name) { // no longer configured
+			delete(s.services, c.Name)
+			continue
+		}
+		sv.live = c.Endpoints
+		sv.guard.live = c.Endpoints
+		sv.staleAt = savedAt
+		sv.trouble = fmt.Sprintf("from disk, saved at %s", savedAt.Format(time.RFC3339))
+		sv.touch(time.Now())
+	}
+}
+
+func (s *Source) service(name string) *service {
+	sv := s.services[name]
+	if sv == nil {
+		sv = &service{name: name, guard: guard{share: s.options.HoldShare, holdFor: s.options.HoldFor}}
+		sv.touch(time.Now())
+		s.services[name] = sv
+	}
+	return sv
+}
+
+// follow starts the watch of a service that has none.
+func (s *Source) follow(ctx context.Context, wg *sync.WaitGroup, sv *service) {
+	if sv.cancel != nil {
+		return
+	}
+	ctx, sv.cancel = context.WithCancel(ctx)
+	name, tag := sv.name, s.options.Tag
+	if sv.explicit {
+		tag = ""
+	}
+	question := func(ctx context.Context, q *api.QueryOptions) (health, *api.QueryMeta, error) {
+		entries, meta, err := s.client.Health().Service(name, tag, !s.options.Warning, q)
+		if err != nil {
+			return health{}, nil, err
+		}
+		var h health
+		h.endpoints, h.faults = s.options.endpoints(entries)
+		if len(h.endpoints) == 0 && meta.ResultsFilteredByACLs { // Consul answers a missing right with an empty list
+			s.token.current(true)
+			return health{}, nil, errors.New("the ACL token may not read it")
+		}
+		return h, meta, nil
+	}
+	wg.Go(func() {
+		watch(ctx, s, question, func(a answer[health]) { s.tell(ctx, event{service: name, endpoints: a}) })
+	})
+}
+
+// askCatalog lists the services that bear the tag.
+func (s *Source) askCatalog(_ context.Context, q *api.QueryOptions) (map[string]bool, *api.QueryMeta, error) {
+	all, meta, err := s.client.Catalog().Services(q)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(all) == 0 && meta.ResultsFilteredByACLs {
+		s.token.current(true)
+		return nil, nil, errors.New("the ACL token may read no service")
+	}
+	tagged := map[string]bool{}
+	for name, tags := range all {
+		if slices.Contains(tags, s.options.Tag) {
+			tagged[name] = true
+		}
+	}
+	return tagged, meta, nil
+}
+
+func (s *Source) tell(ctx context.Context, e event) {
+	select {
+	case s.events <- e:
+	case <-ctx.Done():
+	}
+}
+
+// take brings one event into the state.
+func (s *Source) take(ctx context.Context, wg *sync.WaitGroup, e event) {
+	if e.service == "" {
+		s.note("", e.catalog.err, e.catalog.index, e.catalog.at)
+		if e.catalog.err != nil {
+			s.refused = !s.cataloged
+			return
+		}
+		s.cataloged = true
+		s.takeCatalog(ctx, wg, e.catalog)
+		return
+	}
+	sv := s.services[e.service]
+	if sv == nil || sv.cancel == nil { // its watch was stopped a moment ago
+		return
+	}
+	a := e.endpoints
+	s.note(e.service, a.err, a.index, a.at)
+	if a.err != nil {
+		sv.failed = true
+		if sv.staleAt.IsZero() || !sv.answered && sv.trouble == "" {
+			sv.staleAt = a.at
+			sv.trouble = fmt.Sprintf("Consul does not answer: %v", a.err)
+			sv.touch(a.at)
+			s.options.Logger.Warn("Consul does not answer for a service; its last good endpoints are kept",
+				"source", s.options.Name, "cluster", sv.name, "endpoints", len(sv.guard.live), "err", a.err)
+		}
+		return
+	}
+	if !sv.staleAt.IsZero() {
+		sv.staleAt, sv.trouble = time.Time{}, ""
+		sv.touch(a.at)
+		s.options.Logger.Info("Consul answers for the service", "source", s.options.Name, "cluster", sv.name)
+	}
+	first := !sv.answered
+	sv.answered = true
+	sv.live, sv.faults = a.value.endpoints, a.value.faults
+	if first && !s.emitted { // what is on disk was never shown, so there is nothing to hold
+		sv.guard.live = nil
+	}
+	heldBefore := len(sv.guard.held)
+	sv.believe(a.at)
+	s.tellOfHold(sv, heldBefore)
+}
+
+// takeCatalog starts to watch what is new. What is gone is left to the guard, and its watch goes on until it is believed.
+func (s *Source) takeCatalog(ctx context.Context, wg *sync.WaitGroup, a answer[map[string]bool]) {
+	for name := range a.value {
+		sv := s.service(name)
+		if !sv.tagged {
+			sv.tagged = true
+			if sv.answered || len(sv.guard.held) > 0 {
+				sv.believe(a.at)
+			}
+			sv.touch(a.at)
+		}
+		s.follow(ctx, wg, sv)
+	}
+	for name, sv := range s.services {
+		if !sv.tagged || a.value[name] {
+			continue
+		}
+		sv.tagged = false
+		if !s.emitted { // only on disk, and never shown
+			sv.guard.live = nil
+		}
+		heldBefore := len(sv.guard.held)
+		sv.believe(a.at)
+		s.tellOfHold(sv, heldBefore)
+	}
+}
+
+func (s *Source) tellOfHold(sv *service, before int) {
+	if n := len(sv.guard.held); n > before {
+		s.options.Logger.Warn("a service lost many endpoints at once; the missing are kept for a while",
+			"source", s.options.Name, "cluster", sv.name, "missing", n, "left", len(sv.guard.live), "listed", sv.listed(), "for", s.options.HoldFor)
+	}
+}
+
+// settle lets the guards believe what stayed so, drops the services that nothing is left of, and says when to come again.
+func (s *Source) settle(now time.Time) (next time.Time) {
+	for name, sv := range s.services {
+		before := len(sv.guard.held)
+		sv.guard.expire(now)
+		if n := len(sv.guard.held); n < before {
+			s.options.Logger.Warn("endpoints that Consul no longer names are given up", "source", s.options.Name, "cluster", name, "endpoints", before-n)
+			sv.touch(now)
+		}
+		if !sv.listed() && len(sv.guard.held) == 0 && s.cataloged {
+			if sv.cancel != nil {
+				sv.cancel()
+			}
+			delete(s.services, name)
+			delete(s.failing, name)
+			s.removed = true
+			continue
+		}
+		if t := sv.guard.next(); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	return next
+}
+
+// ready says whether the first emit may happen: when Consul answered everything; when it refuses and there is a file; when
+// it is late and there is anything to show.
+func (s *Source) ready(late bool) bool {
+	if s.fromDisk && (s.refused || late) {
+		return true
+	}
+	if !s.cataloged {
+		return false
+	}
+	complete, any := true, len(s.services) == 0
+	for _, sv := range s.services {
+		complete = complete && (sv.answered || sv.failed)
+		any = any || sv.answered
+	}
+	if s.options.Tag != "" { // the catalog is an answer too
+		any = true
+	}
+	if complete && !any && s.fromDisk {
+		return true
+	}
+	return any && (complete || late)
+}
+
+// render returns the clusters, sorted by name, and whether anything is new.
+func (s *Source) render() ([]*discovery.Cluster, bool) {
+	changed := s.removed
+	s.removed = false
+	clusters := make([]*discovery.Cluster, 0, len(s.services))
+	for _, name := range slices.Sorted(maps.Keys(s.services)) {
+		sv := s.services[name]
+		if sv.render(s.options.Name) {
+			changed = true
+		}
+		clusters = append(clusters, sv.cluster)
+	}
+	return clusters, changed
+}
+
+// worthSaving: what came from disk and was not confirmed by Consul is there already.
+func (s *Source) worthSaving() bool {
+	if s.options.Tag != "" {
+		return s.cataloged
+	}
+	for _, sv := range s.services {
+		if sv.answered {
+			return true
+		}
+	}
+	return false
+}
+
+// note keeps the report of the source.
+func (s *Source) note(service string, err error, index uint64, at time.Time) {
+	if err == nil {
+		delete(s.failing, service)
+	} else {
+		if service == "" && s.failing[service] == "" {
+			s.options.Logger.Warn("Consul does not list its services", "source", s.options.Name, "err", err)
+		}
+		s.failing[service] = err.Error()
+	}
+	trouble := ""
+	if len(s.failing) > 0 {
+		name := slices.Min(slices.Collect(maps.Keys(s.failing))) // the catalog before the services
+		trouble = s.failing[name]
+		if name != "" {
+			trouble = name + ": " + trouble
+		}
+		if n := len(s.failing) - 1; n > 0 {
+			trouble += fmt.Sprintf(" (and %d more)", n)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.Err = trouble
+	if err != nil {
+		s.report.LastFailure = at
+		return
+	}
+	s.report.LastSuccess = at
+	if service == "" || s.options.Tag == "" {
+		s.report.Index = index
+	}
+}
