@@ -15,11 +15,11 @@ func writeLine(h slog.Handler, rec *CallRecord) {
 	line := slog.NewRecord(rec.End, slog.LevelInfo, "call", 0)
 	text := func(key, value string) {
 		if value != "" {
-			line.AddAttrs(slog.String(key, value))
+			line.AddAttrs(slog.String(key, clip(value)))
 		}
 	}
 	line.AddAttrs(
-		slog.String("method", rec.Service+"/"+rec.Method),
+		slog.String("method", clip(rec.fullMethod())),
 		slog.String("status", statusName(rec.Status)),
 		slog.String("origin", origin(rec.Local)),
 		slog.String("outcome", rec.Outcome.String()))

@@ -97,7 +97,3 @@ func (t *Telemetry) Observe(fill func(*Gauges)) {
 	defer t.mu.Unlock()
 	t.observers = append(t.observers, fill)
 }
-
-// valid replaces what is not UTF-8, which neither Prometheus labels nor OTLP strings may hold: one such string would cost a
-// whole page or a whole batch.
-func valid(s string) string { return strings.ToValidUTF8(s, "�") }

@@ -64,27 +64,3 @@ func addedBounds() *bounds {
 	return newBounds(us, 2500, 5*us, 10*us, 25*us, 50*us, 100*us, 250*us, 500*us, ms, 2500*us, 5*ms, 10*ms, 25*ms,
 		50*ms, 100*ms, 250*ms, s, 10*s)
 }
-
-// quantile estimates the q-quantile (0 to 1) of counts by linear interpolation inside the bucket, as Prometheus does; what
-// lies beyond the last finite bound is reported as that bound. 0 when there is nothing.
-func (b *bounds) quantile(q float64, counts *[buckets]uint64) time.Duration {
-	var total uint64
-	for _, c := range counts {
-		total += c
-	}
-	if total == 0 {
-		return 0
-	}
-	rank, seen := q*float64(total), 0.0
-	for i, c := range counts[:b.n] {
-		if c > 0 && seen+float64(c) >= rank {
-			lower := 0.0
-			if i > 0 {
-				lower = float64(b.ns[i-1])
-			}
-			return time.Duration(lower + (float64(b.ns[i])-lower)*(rank-seen)/float64(c))
-		}
-		seen += float64(c)
-	}
-	return time.Duration(b.ns[b.n-1])
-}

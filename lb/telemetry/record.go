@@ -11,7 +11,7 @@ type CallRecord struct {
 	Trace       *Trace // nil: not sampled
 	Traceparent string // as the client sent it; names the trace in the access log of a call that is not sampled; optional
 
-	Service, Method string // "pkg.Service", "Method"
+	Service, Method string // "pkg.Service" and "Method"; a path of another form: "" and the path
 	Unknown         bool   // the route table does not know the method
 	Authority       string // :authority
 	Peer            string // the client's address, host:port
@@ -44,12 +44,20 @@ type AttemptRecord struct {
 	Evidence      string // of a failure: never sent, refused, status, ambiguous; "" if it did not fail
 }
 
-// WantRecord reports whether a trace or the access log wants a [CallRecord] of this call; total is in nanoseconds.
-func (t *Telemetry) WantRecord(status uint32, total int64, tr *Trace) bool {
-	return tr != nil || t.wantLine(status, total)
+// fullMethod returns "pkg.Service/Method", or what stands in its place when the client sent no such path.
+func (rec *CallRecord) fullMethod() string {
+	if rec.Service == "" {
+		return rec.Method
+	}
+	return rec.Service + "/" + rec.Method
 }
 
-func (t *Telemetry) wantLine(status uint32, total int64) bool {
+// WantRecord reports whether a trace or the access log wants a [CallRecord] of this call; total is in nanoseconds.
+func (t *Telemetry) WantRecord(status uint32, total int64, tr *Trace) bool {
+	return tr != nil || t.wantsLine(status, total)
+}
+
+func (t *Telemetry) wantsLine(status uint32, total int64) bool {
 	switch t.accessLog {
 	case AccessLogAll:
 		return true
@@ -65,20 +73,24 @@ func (t *Telemetry) Export(rec *CallRecord) {
 	if rec.Trace != nil && t.spans != nil && !t.spans.offer(rec) {
 		t.spansDropped.Add(uint64(1 + len(rec.Attempts)))
 	}
-	if t.lines != nil && t.wantLine(rec.Status, int64(rec.Total)) && !t.lines.offer(rec) {
+	total := rec.Total
+	if rec.MessagesIn > 1 || rec.MessagesOut > 1 {
+		total = 0 // a stream is not slow because it lives long
+	}
+	if t.lines != nil && t.wantsLine(rec.Status, int64(total)) && !t.lines.offer(rec) {
 		t.linesDropped.Add(1)
 	}
 }
 
 // lane is a bounded queue to one goroutine.
 type lane struct {
-	queue chan *CallRecord
-	stop  chan struct{} // closed by close
-	done  chan struct{} // closed when the goroutine has ended
+	queue    chan *CallRecord
+	stopping chan struct{} // closed by stop
+	done     chan struct{} // closed when the goroutine has ended
 }
 
 func newLane(size int, handle func(*CallRecord)) *lane {
-	l := &lane{queue: make(chan *CallRecord, size), stop: make(chan struct{}), done: make(chan struct{})}
+	l := &lane{queue: make(chan *CallRecord, size), stopping: make(chan struct{}), done: make(chan struct{})}
 	go l.run(handle)
 	return l
 }
@@ -89,7 +101,7 @@ func (l *lane) run(handle func(*CallRecord)) {
 		select {
 		case rec := <-l.queue:
 			handle(rec)
-		case <-l.stop:
+		case <-l.stopping:
 			for {
 				select {
 				case rec := <-l.queue:
@@ -112,9 +124,11 @@ func (l *lane) offer(rec *CallRecord) bool {
 	}
 }
 
-// close lets the goroutine finish what is queued and waits for that, as long as ctx allows. Called once.
-func (l *lane) close(ctx context.Context) error {
-	close(l.stop)
+// stop lets the goroutine finish what is queued, and end. Called once.
+func (l *lane) stop() { close(l.stopping) }
+
+// wait waits for the goroutine's end, as long as ctx allows.
+func (l *lane) wait(ctx context.Context) error {
 	select {
 	case <-l.done:
 		return nil

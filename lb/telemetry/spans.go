@@ -19,9 +19,9 @@ func (tc *tracing) build(rec *CallRecord) {
 	if tr.parent.IsValid() {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, tr.parent)
 	}
-	method := valid(rec.Service + "/" + rec.Method)
+	method := clip(rec.fullMethod())
 	rpc := make([]attribute.KeyValue, 0, 8)
-	rpc = append(rpc, semconv.RPCSystemNameGRPC, attribute.String("rpc.system", "grpc"), attribute.String("rpc.service", valid(rec.Service)))
+	rpc = append(rpc, semconv.RPCSystemNameGRPC, attribute.String("rpc.system", "grpc"), attribute.String("rpc.service", clip(rec.Service)))
 	name := method
 	if rec.Unknown {
 		// Names that clients invent are no span names (semantic conventions, "RPC spans", Name).
@@ -92,7 +92,7 @@ func finishSpan(span trace.Span, status uint32, message string, failed bool) {
 	span.SetAttributes(semconv.RPCResponseStatusCode(name), attribute.Int64("rpc.grpc.status_code", int64(status)))
 	if failed {
 		span.SetAttributes(semconv.ErrorTypeKey.String(name))
-		span.SetStatus(codes.Error, valid(message))
+		span.SetStatus(codes.Error, clip(message))
 	}
 }
 
@@ -110,7 +110,7 @@ func text(list []attribute.KeyValue, key attribute.Key, value string) []attribut
 	if value == "" {
 		return list
 	}
-	return append(list, key.String(valid(value)))
+	return append(list, key.String(clip(value)))
 }
 
 // address splits host:port; what has no port is all host.

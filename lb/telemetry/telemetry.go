@@ -27,7 +27,7 @@ type AccessLogMode uint8
 // The modes.
 const (
 	AccessLogOff      AccessLogMode = iota
-	AccessLogFailures               // status other than OK, and calls slower than Config.SlowThreshold
+	AccessLogFailures               // status other than OK, and slow calls: Config.SlowThreshold
 	AccessLogAll
 )
 
@@ -42,7 +42,7 @@ type Config struct {
 	SampleRatio   *float64          // 0 to 1, of the calls that bring no parent; a parent's decision is followed
 	Propagators   []string          // by OTEL_PROPAGATORS' names: tracecontext, b3, b3multi, jaeger, xray, ottrace, baggage, none
 	AccessLog     AccessLogMode
-	SlowThreshold time.Duration // 0: no call is slow
+	SlowThreshold time.Duration // of calls with one message each way at most; 0: no call is slow
 	Logger        *slog.Logger  // gets the access log; JSON to standard output if nil
 	Diagnostics   *slog.Logger  // gets what goes wrong with the telemetry itself; slog.Default() if nil
 }
@@ -69,6 +69,7 @@ type Telemetry struct {
 	spansFailed   atomic.Uint64 // the collector did not take them
 	linesDropped  atomic.Uint64
 
+	stopped   sync.Once
 	mu        sync.Mutex
 	recorders []*Recorder     // guarded by mu
 	observers []func(*Gauges) // guarded by mu
@@ -166,19 +167,26 @@ func (t *Telemetry) Handler() http.Handler { return t.handler }
 
 // Shutdown writes what is queued and stops all goroutines. It takes no longer than ctx allows, and 5 seconds if ctx sets no
 // limit, even if the collector does not answer; spans that it could not deliver count as dropped. Calls may still be recorded
-// during and after it; their spans and lines are lost.
+// during and after it; their spans and lines are lost. A second call does nothing. Only a log writer that blocks for ever
+// can keep a goroutine alive behind it.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if _, limited := ctx.Deadline(); !limited {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 	}
-	var errs []error
-	if t.lines != nil {
-		errs = append(errs, t.lines.close(ctx))
-	}
-	if t.tracing != nil {
-		errs = append(errs, t.tracing.shutdown(ctx, t.spans))
-	}
-	return errors.Join(append(errs, t.meters.Shutdown(ctx))...)
+	var err error
+	t.stopped.Do(func() {
+		if t.lines != nil {
+			t.lines.stop()
+		}
+		if t.tracing != nil {
+			err = t.tracing.shutdown(ctx, t.spans)
+		}
+		if t.lines != nil {
+			err = errors.Join(err, t.lines.wait(ctx))
+		}
+		err = errors.Join(err, t.meters.Shutdown(ctx))
+	})
+	return err
 }

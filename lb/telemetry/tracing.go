@@ -55,7 +55,7 @@ func (s *settings) client() otlptrace.Client {
 		}
 		return otlptracegrpc.NewClient(opts...)
 	}
-	var opts []otlptracehttp.Option
+	opts := []otlptracehttp.Option{otlptracehttp.WithEncoding(otlptracehttp.EncodingProtobuf)}
 	if s.endpoint != nil {
 		u := *s.endpoint
 		if !strings.HasSuffix(u.Path, "/v1/traces") {
@@ -73,7 +73,7 @@ func (s *settings) client() otlptrace.Client {
 func (tc *tracing) shutdown(ctx context.Context, spans *lane) error {
 	defer tc.hurry()
 	defer context.AfterFunc(ctx, tc.hurry)()
-	close(spans.stop)
+	spans.stop()
 	<-spans.done
 	err := tc.provider.Shutdown(context.WithoutCancel(ctx))
 	return errors.Join(err, ctx.Err())
