@@ -55,10 +55,6 @@ func StartBackend(t testing.TB, name string, opts ...grpc.ServerOption) *Backend
 // StartBackendAt starts a backend on an address that the test got from FreeAddr.
 func StartBackendAt(t testing.TB, name, addr string, opts ...grpc.ServerOption) *Backend {
 	t.Helper()
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatalf("backend %s: %v", name, err)
-	}
 	b := &Backend{Name: name, Addr: addr, Health: health.NewServer()}
 	b.Server = grpc.NewServer(append([]grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(b.countUnary), grpc.ChainStreamInterceptor(b.countStream),
@@ -66,17 +62,37 @@ func StartBackendAt(t testing.TB, name, addr string, opts ...grpc.ServerOption) 
 	testpb.RegisterTestServiceServer(b.Server, b)
 	healthpb.RegisterHealthServer(b.Server, b.Health)
 	reflection.Register(b.Server)
+	serve(t, addr, b.Server, &b.conns)
+	t.Cleanup(b.OpenAllGates)
+	return b
+}
+
+// Serve starts a grpc-go server of the test's own making on a free port and returns its address; it is stopped when
+// the test ends.
+func Serve(t testing.TB, register func(*grpc.Server), opts ...grpc.ServerOption) string {
+	t.Helper()
+	addr := FreeAddr(t)
+	s := grpc.NewServer(opts...)
+	register(s)
+	serve(t, addr, s, new(atomic.Int64))
+	return addr
+}
+
+func serve(t testing.TB, addr string, s *grpc.Server, accepted *atomic.Int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatalf("backend: %v", err)
+	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		b.Server.Serve(countingListener{l, &b.conns}) //nolint:errcheck // ends by Stop
+		s.Serve(countingListener{l, accepted}) //nolint:errcheck // ends by Stop
 	}()
 	t.Cleanup(func() {
-		b.OpenAllGates()
-		b.Server.Stop()
+		s.Stop()
 		<-served
 	})
-	return b
 }
 
 // Calls is how many calls of the test service have reached this backend.
