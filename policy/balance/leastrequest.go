@@ -1,9 +1,6 @@
 package balance
 
-import (
-	"math/bits"
-	"sort"
-)
+import "math/bits"
 
 // leastRequest is the power of two choices: draw two members in proportion to their weights, take the less loaded.
 type leastRequest struct {
@@ -11,22 +8,42 @@ type leastRequest struct {
 	// ends are the running sums of the weights, for drawing; nil when all weights are equal. set once in newLeastRequest
 	ends  []uint64
 	total uint64 // the last of ends, or the number of members. set once in newLeastRequest
+	// guide makes the search in ends short: it cuts the weights into 1 to 2 pieces of 1<<shift per member, and says for
+	// each piece (and one more) in which member's stretch it begins. set once in newLeastRequest
+	guide []uint32
+	shift uint
 }
 
 func newLeastRequest(members []Member) *leastRequest {
 	p := &leastRequest{members: members, total: uint64(len(members))}
 	for _, m := range members {
 		if m.Weight != members[0].Weight {
-			p.ends = make([]uint64, len(members))
-			p.total = 0
-			for i, m := range members {
-				p.total += uint64(m.Weight)
-				p.ends[i] = p.total
-			}
+			p.weigh()
 			break
 		}
 	}
 	return p
+}
+
+// weigh prepares for drawing by different weights.
+func (p *leastRequest) weigh() {
+	p.ends = make([]uint64, len(p.members))
+	p.total = 0
+	for i, m := range p.members {
+		p.total += uint64(m.Weight)
+		p.ends[i] = p.total
+	}
+	for p.total>>p.shift > 2*uint64(len(p.members)) {
+		p.shift++
+	}
+	p.guide = make([]uint32, p.total>>p.shift+2)
+	at := uint32(0)
+	for k := range p.guide {
+		for int(at) < len(p.ends)-1 && p.ends[at] <= uint64(k)<<p.shift {
+			at++
+		}
+		p.guide[k] = at
+	}
 }
 
 func (p *leastRequest) Members() []Member { return p.members }
@@ -89,7 +106,16 @@ func (p *leastRequest) draw(rnd uint64) (a, b int) {
 
 // at returns the member in whose stretch of the weights x lies.
 func (p *leastRequest) at(x uint64) int {
-	return sort.Search(len(p.ends), func(i int) bool { return p.ends[i] > x })
+	k := x >> p.shift
+	lo, hi := p.guide[k], p.guide[k+1]
+	for lo < hi {
+		if mid := (lo + hi) / 2; p.ends[mid] > x {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	return int(lo)
 }
 
 // lessLoaded says whether a is less loaded than b for its weight, as it is now AND with the call on it: inflight/weight and

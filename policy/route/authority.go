@@ -27,7 +27,14 @@ func (h *hosts) match(name, authority string) *Route {
 		return nil
 	}
 	var buf [maxAuthority]byte
-	full := lower(buf[:0], authority)
+	full := buf[:len(authority)]
+	for i := range full { // lower(buf[:0], authority), but twice as fast
+		c := authority[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		full[i] = c
+	}
 	n := portAt(full)
 	host := full[:n]
 	if n < len(full) {

@@ -48,28 +48,37 @@ func (t *Table) Nearest(path string) string {
 	svc, method := newPattern(name[:slash]), newPattern(name[slash+1:])
 	unqualified := "." + name[:slash]
 	budget := nearestBudget
-	best, bestDist := "", 1<<30
+	var bestService *service
+	bestMethod, bestDist := "", 1<<30
 	for i := range t.names {
 		s := &t.names[i]
 		ds, ok := svc.near(s.name, &budget)
 		if !ok && strings.HasSuffix(s.name, unqualified) {
 			ds, ok = 1, true
 		}
-		if !ok {
+		if !ok || ds >= bestDist {
 			continue
 		}
-		answer, dist := s.name, ds+64 // the service alone is worse than any near method
+		if ds+serviceAlone < bestDist {
+			bestService, bestMethod, bestDist = s, "", ds+serviceAlone
+		}
 		for _, m := range s.methods {
-			if dm, ok := method.near(m, &budget); ok && ds+dm < dist {
-				answer, dist = s.name+"/"+m, ds+dm
+			if dm, ok := method.near(m, &budget); ok && ds+dm < bestDist {
+				bestService, bestMethod, bestDist = s, m, ds+dm
 			}
 		}
-		if dist < bestDist {
-			best, bestDist = answer, dist
-		}
 	}
-	return best
+	switch {
+	case bestService == nil:
+		return ""
+	case bestMethod == "":
+		return bestService.name
+	}
+	return bestService.name + "/" + bestMethod
 }
+
+// serviceAlone makes a service without a method worse than any near method.
+const serviceAlone = 64
 
 // pattern is a string prepared for many edit distances (Myers 1999, as Hyyro 2003 gives it): one bit per letter, so that a
 // column of the matrix costs a few instructions. Longer strings than 64 bytes keep their ends: packages differ less than names.

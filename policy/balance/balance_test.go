@@ -1,0 +1,509 @@
+package balance
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"unsafe"
+)
+
+func members(weights ...uint32) []Member {
+	var ms []Member
+	for i, w := range weights {
+		ms = append(ms, Member{NewEndpoint(fmt.Sprintf("127.0.0.1:%d", 7000+i)), w})
+	}
+	return ms
+}
+
+func mustNew(t testing.TB, policy string, ms []Member) Picker {
+	t.Helper()
+	p, err := New(policy, ms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func seeded() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
+
+var policies = []string{LeastRequest, RoundRobin}
+
+func forEachPolicy(t *testing.T, f func(t *testing.T, policy string)) {
+	for _, p := range policies {
+		t.Run(p, func(t *testing.T) { f(t, p) })
+	}
+}
+
+func TestAnUnknownPolicyIsRefusedWithTheKnownOnes(t *testing.T) {
+	_, err := New("rund_robin", members(1))
+	if err == nil || !strings.Contains(err.Error(), "rund_robin") || !strings.Contains(err.Error(), LeastRequest) || !strings.Contains(err.Error(), RoundRobin) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := New("", []Member{{Weight: 1}}); err == nil {
+		t.Error("a member without endpoint is accepted")
+	}
+	if p := mustNew(t, "", members(1)); p.Policy() != LeastRequest {
+		t.Errorf("the default is %s", p.Policy())
+	}
+}
+
+func TestReasonsHaveNames(t *testing.T) {
+	seen := map[string]bool{}
+	for r := ReasonNone; r <= ReasonOnlyAvoided; r++ {
+		if seen[r.String()] || r.String() == "unknown" {
+			t.Errorf("reason %d is %q", r, r)
+		}
+		seen[r.String()] = true
+	}
+	if Reason(200).String() != "unknown" {
+		t.Error(Reason(200).String())
+	}
+}
+
+func TestAnEndpointFillsOneCacheLine(t *testing.T) {
+	if n := unsafe.Sizeof(Endpoint{}); n != 64 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+func TestNothingIsPickedFromNothingOrFromTheDead(t *testing.T) {
+	forEachPolicy(t, func(t *testing.T, policy string) {
+		rnd := seeded()
+		for n := range 6 {
+			ms := members(make([]uint32, n)...)
+			p := mustNew(t, policy, ms)
+			for _, m := range ms {
+				m.Endpoint.MarkDown()
+			}
+			for range 20 {
+				if _, why, ok := p.Pick(rnd.Uint64(), nil); ok || why != ReasonNone {
+					t.Fatalf("%d members, all down: picked, %v", n, why)
+				}
+			}
+			if n > 0 {
+				ms[n-1].Endpoint.MarkUp()
+				if i, _, ok := p.Pick(rnd.Uint64(), nil); !ok || i != n-1 {
+					t.Fatalf("%d members, the last is up again: %d, %v", n, i, ok)
+				}
+			}
+		}
+	})
+}
+
+func TestTheOnlyEndpointIsPickedEvenIfItIsToBeAvoided(t *testing.T) {
+	forEachPolicy(t, func(t *testing.T, policy string) {
+		ms := members(3)
+		p := mustNew(t, policy, ms)
+		if i, why, ok := p.Pick(7, ms[0].Endpoint); i != 0 || why != ReasonOnlyOne || !ok {
+			t.Errorf("%d, %v, %v", i, why, ok)
+		}
+		ms = members(1, 1, 1)
+		p = mustNew(t, policy, ms)
+		ms[0].Endpoint.MarkDown()
+		ms[2].Endpoint.MarkDown()
+		for rnd, i := seeded(), 0; i < 50; i++ {
+			if i, why, ok := p.Pick(rnd.Uint64(), ms[1].Endpoint); i != 1 || why != ReasonOnlyAvoided || !ok {
+				t.Fatalf("the last one up is the avoided one: %d, %v, %v", i, why, ok)
+			}
+		}
+	})
+}
+
+// Whatever is down and avoided and however loaded: a pick is never a dead endpoint, never the avoided one while there is
+// another, and always some endpoint while one is up.
+func FuzzAPickIsAlwaysAvailable(f *testing.F) {
+	f.Add(uint64(1), uint8(2), uint8(0))
+	f.Add(uint64(2), uint8(9), uint8(3))
+	f.Add(uint64(3), uint8(255), uint8(1))
+	f.Fuzz(func(t *testing.T, seed uint64, n, equal uint8) {
+		rnd := rand.New(rand.NewPCG(seed, 3))
+		ms := members(make([]uint32, n)...)
+		up := 0
+		for i := range ms {
+			ms[i].Weight = uint32(equal)
+			if equal == 0 {
+				ms[i].Weight = rnd.Uint32() >> rnd.IntN(32)
+			}
+			ms[i].Endpoint.InFlight.Store(rnd.Int64N(100))
+			if rnd.IntN(3) == 0 {
+				ms[i].Endpoint.MarkDown()
+			} else {
+				up++
+			}
+		}
+		for _, policy := range policies {
+			p := mustNew(t, policy, ms)
+			for range 50 {
+				var avoid *Endpoint
+				if n > 0 && rnd.IntN(2) == 0 {
+					avoid = ms[rnd.IntN(len(ms))].Endpoint
+				}
+				others := up
+				if avoid != nil && !avoid.Down() {
+					others--
+				}
+				i, why, ok := p.Pick(rnd.Uint64(), avoid)
+				if ok != (up > 0) {
+					t.Fatalf("%s: %d up, picked %v", policy, up, ok)
+				}
+				if !ok {
+					continue
+				}
+				if e := ms[i].Endpoint; e.Down() || e == avoid && others > 0 {
+					t.Fatalf("%s: picked %s, down %v, avoided %v, %d others up (%v)", policy, e.Address, e.Down(), e == avoid, others, why)
+				}
+			}
+		}
+	})
+}
+
+func TestPickersAreSafeFromManyShards(t *testing.T) {
+	forEachPolicy(t, func(t *testing.T, policy string) {
+		ms := members(1, 2, 3, 4)
+		p := mustNew(t, policy, ms)
+		var wg sync.WaitGroup
+		for s := range uint64(4) {
+			wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(s, 4))
+				for k := range 1000 {
+					i, _, ok := p.Pick(rnd.Uint64(), nil)
+					if !ok {
+						continue
+					}
+					e := p.Members()[i].Endpoint
+					e.InFlight.Add(1)
+					if k%10 == 0 {
+						e.MarkDown()
+					} else {
+						e.MarkUp()
+					}
+					e.InFlight.Add(-1)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+func TestPickDoesNotAllocateAndChangesNoEndpoint(t *testing.T) {
+	forEachPolicy(t, func(t *testing.T, policy string) {
+		for _, ms := range [][]Member{members(1), members(1, 1, 1), members(1, 5, 9)} {
+			p := mustNew(t, policy, ms)
+			rnd := seeded()
+			for _, down := range []bool{false, true} {
+				if down {
+					ms[len(ms)-1].Endpoint.MarkDown()
+				}
+				if n := testing.AllocsPerRun(100, func() { p.Pick(rnd.Uint64(), ms[0].Endpoint) }); n != 0 {
+					t.Errorf("%d members: %v allocations", len(ms), n)
+				}
+			}
+			for _, m := range ms {
+				if m.Endpoint.InFlight.Load() != 0 || m.Endpoint.Picks.Load() != 0 {
+					t.Error("Pick changed an endpoint")
+				}
+			}
+		}
+	})
+}
+
+func TestANewPickerDoesNotSeeLaterChangesOfTheSlice(t *testing.T) {
+	forEachPolicy(t, func(t *testing.T, policy string) {
+		ms := members(0, 2)
+		p := mustNew(t, policy, ms)
+		ms[1] = Member{}
+		if got := p.Members(); len(got) != 2 || got[0].Weight != 1 || got[1].Endpoint == nil {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// within fails unless each share is within tol (relative) of its weight's.
+func within(t *testing.T, counts []int, weights []uint32, tol float64) {
+	t.Helper()
+	var calls, total float64
+	for i := range counts {
+		calls += float64(counts[i])
+		total += float64(weights[i])
+	}
+	for i, c := range counts {
+		want := calls * float64(weights[i]) / total
+		if math.Abs(float64(c)-want) > tol*want {
+			t.Errorf("weights %v: counts %v: member %d has %d, want %.0f", weights, counts, i, c, want)
+		}
+	}
+}
+
+func TestIdleEndpointsGetCallsByWeight(t *testing.T) {
+	forEachPolicy(t, func(t *testing.T, policy string) {
+		for _, weights := range [][]uint32{{1, 1}, {1, 1, 1, 1, 1}, {9, 1}, {1, 2, 3}, {100, 50, 25, 25}, {math.MaxUint32, math.MaxUint32 / 2}} {
+			p := mustNew(t, policy, members(weights...))
+			counts := make([]int, len(weights))
+			rnd := seeded()
+			for range 100000 {
+				i, _, _ := p.Pick(rnd.Uint64(), nil)
+				counts[i]++
+			}
+			within(t, counts, weights, 0.03)
+		}
+	})
+}
+
+// A closed loop: so many calls are open at any time, each pick ends the oldest. From one call to many more than weights.
+func TestLoadedEndpointsGetCallsByWeightAtAnyConcurrency(t *testing.T) {
+	for _, c := range []struct {
+		weights []uint32
+		tol     float64
+	}{{[]uint32{1, 1, 1}, 0.02}, {[]uint32{3, 1}, 0.25}, {[]uint32{9, 1}, 0.35}, {[]uint32{4, 2, 1, 1}, 0.25}} {
+		for _, open := range []int{1, 2, 4, 16, 64, 512} {
+			t.Run(fmt.Sprint(c.weights, open), func(t *testing.T) {
+				p := mustNew(t, LeastRequest, members(c.weights...))
+				counts := make([]int, len(c.weights))
+				rnd := seeded()
+				var queue []int
+				for range 50000 {
+					if len(queue) == open { // any one of the open calls ends
+						k := rnd.IntN(open)
+						p.Members()[queue[k]].Endpoint.InFlight.Add(-1)
+						queue[k] = queue[open-1]
+						queue = queue[:open-1]
+					}
+					i, _, _ := p.Pick(rnd.Uint64(), nil)
+					p.Members()[i].Endpoint.InFlight.Add(1)
+					queue = append(queue, i)
+					counts[i]++
+				}
+				t.Log(counts)
+				within(t, counts, c.weights, c.tol)
+			})
+		}
+	}
+}
+
+// The guided search finds what a plain walk finds, for every place in small weights and at the edges of large ones.
+func TestADrawFindsItsStretch(t *testing.T) {
+	rnd := seeded()
+	for round := range 200 {
+		weights := make([]uint32, 2+rnd.IntN(40))
+		for i := range weights {
+			weights[i] = 1 + rnd.Uint32N(7)
+			if round%2 == 1 {
+				weights[i] = 1 + rnd.Uint32()>>rnd.IntN(32)
+			}
+		}
+		weights[0], weights[1] = 1, 2 // never all equal
+		p := newLeastRequest(members(weights...))
+		walk := func(x uint64) (i int) {
+			for ; p.ends[i] <= x; i++ {
+			}
+			return i
+		}
+		for i, end := range p.ends {
+			for _, x := range []uint64{end - 1, end - uint64(weights[i]), rnd.Uint64N(p.total)} {
+				if got, want := p.at(x), walk(x); got != want {
+					t.Fatalf("%v: %d is member %d's, got %d", weights, x, want, got)
+				}
+			}
+		}
+		for range 100 {
+			if a, b := p.draw(rnd.Uint64()); a == b {
+				t.Fatalf("%v: %d drawn twice", weights, a)
+			}
+		}
+	}
+}
+
+func TestLeastRequestAvoidsTheLoaded(t *testing.T) {
+	ms := members(1, 1)
+	p := mustNew(t, LeastRequest, ms)
+	ms[0].Endpoint.InFlight.Store(1)
+	rnd := seeded()
+	for range 1000 {
+		if i, why, _ := p.Pick(rnd.Uint64(), nil); i != 1 || why != ReasonP2CLessLoaded {
+			t.Fatalf("of two, the loaded one was picked: %d, %v", i, why)
+		}
+	}
+	ms = members(1, 1, 1, 1, 1)
+	p = mustNew(t, LeastRequest, ms)
+	ms[3].Endpoint.InFlight.Store(50)
+	for range 1000 {
+		if i, _, _ := p.Pick(rnd.Uint64(), nil); i == 3 {
+			t.Fatal("the most loaded one was picked")
+		}
+	}
+	ms = members(10, 1)
+	p = mustNew(t, LeastRequest, ms)
+	ms[0].Endpoint.InFlight.Store(9)
+	ms[1].Endpoint.InFlight.Store(2)
+	for range 1000 {
+		if i, _, _ := p.Pick(rnd.Uint64(), nil); i != 0 {
+			t.Fatal("2 calls on weight 1 are more than 9 on weight 10")
+		}
+	}
+}
+
+func TestReasonsSayWhatHappenedToTheOther(t *testing.T) {
+	ms := members(1, 1)
+	p := mustNew(t, LeastRequest, ms)
+	if _, why, _ := p.Pick(1, nil); why != ReasonP2CTie {
+		t.Error(why)
+	}
+	if i, why, _ := p.Pick(1, ms[0].Endpoint); i != 1 || why != ReasonP2COtherAvoided {
+		t.Error(i, why)
+	}
+	ms[1].Endpoint.MarkDown()
+	if i, why, _ := p.Pick(1, nil); i != 0 || why != ReasonP2COtherDown {
+		t.Error(i, why)
+	}
+	ms = members(1, 1, 1, 1, 1, 1)
+	p = mustNew(t, LeastRequest, ms)
+	for _, m := range ms[1:] {
+		m.Endpoint.MarkDown()
+	}
+	seen := map[Reason]bool{}
+	rnd := seeded()
+	for range 200 {
+		_, why, _ := p.Pick(rnd.Uint64(), nil)
+		seen[why] = true
+	}
+	if !seen[ReasonScanAvailable] || !seen[ReasonP2COtherDown] || len(seen) != 2 {
+		t.Error(seen)
+	}
+}
+
+func order(t *testing.T, p Picker, n int, avoid *Endpoint) string {
+	t.Helper()
+	var b strings.Builder
+	for range n {
+		i, _, ok := p.Pick(0, avoid)
+		if !ok {
+			t.Fatal("nothing picked")
+		}
+		b.WriteByte(byte('a' + i))
+	}
+	return b.String()
+}
+
+// The example of nginx's own commit message, and others worked out by hand.
+func TestTurnsAreSmooth(t *testing.T) {
+	for want, weights := range map[string][]uint32{
+		"aabacaaaabacaa": {5, 1, 1}, "abcabc": {7, 7, 7}, "abaaba": {2000, 1000}, "abab": {0, 0},
+	} {
+		if got := order(t, mustNew(t, RoundRobin, members(weights...)), len(want), nil); got != want {
+			t.Errorf("%v: got %s, want %s", weights, got, want)
+		}
+	}
+}
+
+func TestACycleOfTurnsIsExact(t *testing.T) {
+	for _, weights := range [][]uint32{{5, 1, 1}, {10, 20, 30}, {7, 11, 13, 17}, {4000, 95, 1}} {
+		p := mustNew(t, RoundRobin, members(weights...))
+		cycle := len(p.(*roundRobin).order)
+		rnd := seeded()
+		for round := range 3 { // also when it does not begin at the beginning
+			counts := make([]int, len(weights))
+			for range cycle {
+				i, why, _ := p.Pick(rnd.Uint64(), nil)
+				if why != ReasonRoundRobin {
+					t.Fatal(why)
+				}
+				counts[i]++
+			}
+			for i := range weights {
+				if uint64(counts[i])*uint64(weights[0]) != uint64(counts[0])*uint64(weights[i]) {
+					t.Errorf("weights %v, round %d: %v", weights, round, counts)
+				}
+			}
+		}
+	}
+}
+
+func TestANewPickerBeginsAnywhere(t *testing.T) {
+	first := map[int]bool{}
+	rnd := seeded()
+	for range 100 {
+		i, _, _ := mustNew(t, RoundRobin, members(1, 1, 1)).Pick(rnd.Uint64(), nil)
+		first[i] = true
+	}
+	if len(first) != 3 {
+		t.Errorf("first picks: %v", first)
+	}
+}
+
+func TestTheTurnsOfADeadEndpointAreSharedByAll(t *testing.T) {
+	ms := members(1, 1, 1, 1)
+	p := mustNew(t, RoundRobin, ms)
+	ms[1].Endpoint.MarkDown()
+	ms[2].Endpoint.MarkDown()
+	if got := order(t, p, 6, nil); got != "adadad" {
+		t.Errorf("got %s: the next one carries the dead ones' load", got)
+	}
+	ms[1].Endpoint.MarkUp()
+	if got := order(t, p, 6, ms[0].Endpoint); strings.Contains(got, "a") || strings.Count(got, "b") != 3 {
+		t.Errorf("avoiding a: %s", got)
+	}
+}
+
+func TestACycleIsBounded(t *testing.T) {
+	rnd := seeded()
+	for _, n := range []int{2, 100, 2100} {
+		weights := make([]uint32, n)
+		for i := range weights {
+			weights[i] = 1 + rnd.Uint32()
+		}
+		order := smoothOrder(members(weights...))
+		if len(order) > max(maxOrder, 2*n)+1 {
+			t.Errorf("%d members: a cycle of %d", n, len(order))
+		}
+		for i := range n {
+			if n <= 100 && !slices.Contains(order, uint32(i)) {
+				t.Errorf("member %d of %d never has its turn", i, n)
+			}
+		}
+	}
+	counts := make([]int, 3)
+	for _, i := range smoothOrder(members(math.MaxUint32, math.MaxUint32/3, 1)) {
+		counts[i]++
+	}
+	if counts[2] != 1 || counts[0] < 29*counts[1]/10 || counts[0] > 31*counts[1]/10 {
+		t.Errorf("scaled down to %v", counts)
+	}
+}
+
+func BenchmarkPick(b *testing.B) {
+	for _, policy := range policies {
+		for _, n := range []int{1, 2, 10, 1000} {
+			for _, weighted := range []bool{false, true} {
+				b.Run(fmt.Sprintf("%s/n=%d/weighted=%v", policy, n, weighted), func(b *testing.B) {
+					ms := members(make([]uint32, n)...)
+					for i := range ms {
+						ms[i].Weight = 1
+						if weighted {
+							ms[i].Weight += uint32(i % 3)
+						}
+					}
+					p := mustNew(b, policy, ms)
+					rnd := seeded()
+					b.ReportAllocs()
+					for b.Loop() {
+						p.Pick(rnd.Uint64(), nil)
+					}
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkNewRoundRobin(b *testing.B) {
+	ms := members(make([]uint32, 1000)...)
+	for i := range ms {
+		ms[i].Weight = uint32(1 + i%100)
+	}
+	for b.Loop() {
+		newRoundRobin(ms)
+	}
+}
