@@ -1,0 +1,275 @@
+// Command bench owns the measurements: what a call costs in Trunkline and in its
+// peers, side by side on one machine; it must not share code with the data plane
+// that it measures, and it talks to loopback only.
+//
+//	go run ./integration/bench -quick
+//	go run ./integration/bench -workloads W1,W6 -peers trunkline,haproxy -runs 3 -seconds 3 -out bench.md
+//
+// The load generator and the backend speak frames (link.go) and keep HPACK state
+// of their own (hpack.go, encode.go), because a real gRPC client costs thirty
+// times as much as the proxy under test and could never saturate it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	workloads, peers    string
+	runs                int
+	seconds, warmup     float64
+	window, warm        time.Duration
+	quick, check, hold  bool
+	out, binary         string
+	cpuprofile, loadpro string
+	proxyCores          int
+	idle, stalled       int
+	fanin               bool
+}
+
+func parseOptions() *options {
+	o := &options{}
+	flag.StringVar(&o.workloads, "workloads", "", "names, by commas (default: all but 5k and W1g; \"none\")")
+	flag.StringVar(&o.peers, "peers", "", "of trunkline, haproxy, nghttpx, nginx, l4, direct (default: all)")
+	flag.IntVar(&o.runs, "runs", 3, "runs; the median counts")
+	flag.Float64Var(&o.seconds, "seconds", 3, "measured window of a run")
+	flag.Float64Var(&o.warmup, "warmup", 1, "seconds before the measured window")
+	flag.BoolVar(&o.quick, "quick", false, "one run of half a second: to see that it works, and for development")
+	flag.BoolVar(&o.check, "check", false, "exit with 1 if a limit of issue 2 is missed")
+	flag.BoolVar(&o.hold, "hold", false, "start backends and peers, print their addresses, wait for Ctrl-C (for h2load or a profiler)")
+	flag.StringVar(&o.out, "out", "", "also write the report to this file")
+	flag.StringVar(&o.binary, "trunkline", "", "measure this binary instead of building the module's main package")
+	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "save a CPU profile of trunkline (last run of the last workload), if its admin address offers /debug/pprof")
+	flag.StringVar(&o.loadpro, "loadprofile", "", "save a CPU profile of the load and the backends")
+	flag.IntVar(&o.proxyCores, "proxy-cores", 0, "cores for the proxy (default: half)")
+	flag.IntVar(&o.idle, "idle", 0, "memory: that many idle client connections (1000)")
+	flag.IntVar(&o.stalled, "stalled", 0, "memory and latency: that many stalled streams of one client (200)")
+	flag.BoolVar(&o.fanin, "fanin", false, "upstream connections of 1,000 clients in front of 10 backends")
+	flag.Parse()
+	set := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	if o.quick {
+		if !set["runs"] {
+			o.runs = 1
+		}
+		if !set["seconds"] {
+			o.seconds = 0.5
+		}
+		if !set["warmup"] {
+			o.warmup = 0.3
+		}
+	}
+	if o.workloads == "" && (o.idle > 0 || o.stalled > 0 || o.fanin) {
+		o.workloads = "none"
+	}
+	o.window = time.Duration(o.seconds * float64(time.Second))
+	o.warm = time.Duration(o.warmup * float64(time.Second))
+	return o
+}
+
+func main() {
+	o := parseOptions()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func (o *options) chosenWorkloads() ([]*workload, error) {
+	var list []*workload
+	if o.workloads == "none" {
+		return nil, nil
+	}
+	if o.workloads == "" {
+		for i := range workloads {
+			if !workloads[i].optional {
+				list = append(list, &workloads[i])
+			}
+		}
+		return list, nil
+	}
+	for name := range strings.SplitSeq(o.workloads, ",") {
+		w := workloadNamed(name)
+		if w == nil {
+			return nil, fmt.Errorf("there is no workload %q", name)
+		}
+		list = append(list, w)
+	}
+	return list, nil
+}
+
+// chosenPeers returns the peers that can run and says of the others what is missing.
+func (o *options) chosenPeers(l *lab) (list []*peer, missing []string, err error) {
+	want := map[string]bool{}
+	if o.peers != "" {
+		for name := range strings.SplitSeq(o.peers, ",") {
+			want[name] = true
+		}
+	}
+	for i := range peers {
+		p := &peers[i]
+		if len(want) > 0 && !want[p.name] {
+			continue
+		}
+		delete(want, p.name)
+		if p.name == trunklineName && l.trunkline == "" {
+			if err := l.build(o.binary); err != nil {
+				missing = append(missing, "trunkline: "+err.Error())
+				continue
+			}
+		}
+		if p.config != "" {
+			if _, err := p.find(l); err != nil {
+				missing = append(missing, p.name+": "+err.Error())
+				continue
+			}
+		}
+		list = append(list, p)
+	}
+	if o.peers != "" && len(want) > 0 {
+		for name := range want {
+			return nil, nil, fmt.Errorf("there is no peer %q", name)
+		}
+	}
+	return list, missing, nil
+}
+
+// newLab shares out the cores and makes the folder for everything temporary.
+func newLab(o *options) (*lab, error) {
+	all, err := cores()
+	if err != nil {
+		return nil, err
+	}
+	n := o.proxyCores
+	if n == 0 {
+		n = max(1, len(all)/2)
+	}
+	l := &lab{proxyCores: all, loadCores: all}
+	if len(all) > 1 {
+		if n >= len(all) {
+			return nil, fmt.Errorf("%d cores for the proxy leave none of %d for the load", n, len(all))
+		}
+		l.loadCores, l.proxyCores = all[:len(all)-n], all[len(all)-n:]
+	}
+	if l.dir, err = os.MkdirTemp("", "trunkline-bench-"); err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(l.dir, 0o755)
+}
+
+// build makes the binary under test from the module around the working directory.
+func (l *lab) build(binary string) error {
+	if binary != "" {
+		path, err := filepath.Abs(binary)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(path); err != nil {
+			return err
+		}
+		l.trunkline = path
+		return nil
+	}
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	mod := strings.TrimSpace(string(out))
+	if err != nil || mod == "" || mod == os.DevNull {
+		return errors.New("not inside the module, and no -trunkline given")
+	}
+	root := filepath.Dir(mod)
+	if _, err := os.Stat(filepath.Join(root, "main.go")); err != nil {
+		return fmt.Errorf("no main package in %s yet", root)
+	}
+	path := filepath.Join(l.dir, trunklineName)
+	cmd := exec.Command("go", "build", "-o", path, ".")
+	cmd.Dir = root
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, text)
+	}
+	l.trunkline = path
+	return nil
+}
+
+func run(ctx context.Context, o *options) error {
+	chosen, err := o.chosenWorkloads()
+	if err != nil {
+		return err
+	}
+	l, err := newLab(o)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(l.dir)
+	selected, missing, err := o.chosenPeers(l) // builds, on all cores
+	if err != nil {
+		return err
+	}
+	for _, m := range missing {
+		fmt.Fprintln(os.Stderr, "missing:", m)
+	}
+	if err := pinSelf(l.loadCores); err != nil {
+		return fmt.Errorf("cannot bind to cores %v: %w", l.loadCores, err)
+	}
+	runtime.GOMAXPROCS(len(l.loadCores))
+	debug.SetGCPercent(400) // nothing is allocated per call; connections are
+
+	sink, err := startBackend()
+	if err != nil {
+		return err
+	}
+	defer sink.stop()
+	l.sink = sink.addr
+
+	out := io.Writer(os.Stdout)
+	if o.out != "" {
+		f, err := os.Create(o.out)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		out = io.MultiWriter(out, f)
+	}
+	if o.hold {
+		return hold(ctx, l, selected)
+	}
+	if stop, err := profileLoad(o.loadpro); err != nil {
+		return err
+	} else {
+		defer stop()
+	}
+	b := &bench{lab: l, options: o, peers: selected}
+	writeHeader(out, l, selected, missing, o)
+	pass := true
+	var tables []*table
+	for _, w := range chosen {
+		t, err := b.workload(ctx, w)
+		if err != nil {
+			return err
+		}
+		tables = append(tables, t)
+	}
+	pass = writeSummary(out, tables)
+	for _, t := range tables {
+		t.write(out)
+	}
+	if !pass && o.check {
+		return errors.New("a limit was missed")
+	}
+	return nil
+}
