@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	coltrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -169,3 +170,6 @@ func attrs(s *tracepb.Span) map[string]any {
 	}
 	return m
 }
+
+// unsafeString is a string over memory that changes, as the engine's arena is.
+func unsafeString(b []byte) string { return unsafe.String(&b[0], len(b)) }

@@ -11,8 +11,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+// take handles one record in the span lane's goroutine. When shutdown's time is over it only counts.
+func (tc *tracing) take(rec *CallRecord) {
+	if tc.limit.Err() != nil {
+		tc.failed.Add(uint64(1 + len(rec.Attempts)))
+		return
+	}
+	tc.build(rec)
+}
+
 // build makes the SERVER span of a call and the CLIENT spans of its attempts, with the ids that Trace gave them.
-// It runs in the span lane's goroutine.
 func (tc *tracing) build(rec *CallRecord) {
 	tr := rec.Trace
 	ctx := context.Background()

@@ -112,7 +112,7 @@ func New(ctx context.Context, cfg Config) (*Telemetry, error) {
 		if t.tracing, err = newTracing(ctx, t, settings, res, cfg.Diagnostics); err != nil {
 			return nil, fmt.Errorf("telemetry: traces: %w", err)
 		}
-		t.spans = newLane(spanQueue, t.tracing.build)
+		t.spans = newLane(spanQueue, t.tracing.take)
 	}
 	if cfg.AccessLog != AccessLogOff {
 		logger := cfg.Logger

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
@@ -21,8 +22,10 @@ import (
 type tracing struct {
 	settings // set once in newTracing
 	tracer   trace.Tracer
+	failed   *atomic.Uint64 // Telemetry.spansFailed
 	provider *sdktrace.TracerProvider
-	hurry    context.CancelFunc // makes all exports, running and coming, fail at once
+	limit    context.Context    // done: shutdown's time is over, what is not delivered is lost
+	hurry    context.CancelFunc // ends limit
 }
 
 func newTracing(ctx context.Context, t *Telemetry, s settings, res *resource.Resource, log *slog.Logger) (*tracing, error) {
@@ -40,7 +43,7 @@ func newTracing(ctx context.Context, t *Telemetry, s settings, res *resource.Res
 		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(counted, sdktrace.WithBlocking())),
 	)
 	tracer := provider.Tracer(scopeName, trace.WithInstrumentationVersion(t.version), trace.WithSchemaURL(semconv.SchemaURL))
-	return &tracing{settings: s, tracer: tracer, provider: provider, hurry: hurry}, nil
+	return &tracing{settings: s, tracer: tracer, failed: &t.spansFailed, provider: provider, limit: limit, hurry: hurry}, nil
 }
 
 // client returns the OTLP client. Options override what it reads from the environment.
@@ -110,6 +113,10 @@ type countingExporter struct {
 
 // ExportSpans implements the SDK's SpanExporter. It reports no error: the SDK would print it, batch for batch.
 func (e *countingExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	if e.limit.Err() != nil {
+		e.t.spansFailed.Add(uint64(len(spans)))
+		return nil
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(e.limit, cancel)()
