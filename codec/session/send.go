@@ -1,0 +1,379 @@
+package session
+
+import (
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
+)
+
+// touch tells the carrier that there is output.
+func (c *Conn) touch() {
+	if !c.dirty {
+		c.dirty = true
+		c.env.Dirty = append(c.env.Dirty, c.carrier)
+	}
+}
+
+// Touch asks the carrier for a Flush though there may be no output.
+func (c *Conn) Touch() { c.touch() }
+
+// Clean is for the carrier: it has seen the output, the next append tells it again.
+func (c *Conn) Clean() { c.dirty = false }
+
+// reserve makes room for n more bytes of output.
+func (c *Conn) reserve(n int) {
+	if cap(c.out)-len(c.out) < n {
+		if c.outOff > 0 {
+			// What is written already need not be carried into the larger buffer.
+			m := copy(c.out, c.out[c.outOff:])
+			c.out, c.outOff = c.out[:m], 0
+		}
+		c.out = c.env.Buffers.Grow(c.out, n)
+	}
+}
+
+// control makes room for a frame that is not held back by windows; a peer that makes us say much and reads nothing is
+// given up.
+func (c *Conn) control(n int) {
+	c.reserve(n)
+	c.touch()
+	if len(c.out)-c.outOff > maxOutput && c.failed == nil {
+		c.failed = &h2.ConnError{Code: h2.EnhanceYourCalm, Reason: "the peer asks much and reads nothing"}
+	}
+}
+
+// Output is what is to be written, borrowed: valid until the next call of any method.
+func (c *Conn) Output() []byte { return c.out[c.outOff:] }
+
+// TakeOutput hands the whole output buffer over to the caller, who writes it, calls Wrote, and returns it to Env.Buffers.
+func (c *Conn) TakeOutput() []byte {
+	b := c.out[c.outOff:]
+	c.out, c.outOff = nil, 0
+	return b
+}
+
+// Advance says that the first n bytes of Output were written.
+func (c *Conn) Advance(n int) {
+	c.outOff += n
+	if c.outOff == len(c.out) {
+		c.env.Buffers.Put(c.out)
+		c.out, c.outOff = nil, 0
+	}
+}
+
+// Written is how many bytes of output have been written since the connection began.
+func (c *Conn) Written() int64 { return c.total - int64(len(c.out)-c.outOff) }
+
+// Appended is how many bytes of output there have been since the connection began.
+func (c *Conn) Appended() int64 { return c.total }
+
+// Open opens a stream and sends its header block (Client). Whoever calls has seen Closing() == false and a free place below
+// PeerMaxStreams. The fields' references stay the caller's.
+func (c *Conn) Open(fields []*hpack.Field, end bool, b *Budget) *Stream {
+	if c.lastID == 0 {
+		c.lastID = 1
+	} else {
+		c.lastID += 2
+	}
+	s := c.newStream(c.lastID)
+	s.budget = b
+	c.appendBlock(s.ID, fields, end)
+	s.HeadersAt = c.total
+	s.sendClosed = end
+	return s
+}
+
+// SendHeaders sends a header block, after the data that still waits on the stream. With end it is the last thing said (a
+// response without body, or trailers); without end it must not follow SendData. The fields' references stay the caller's.
+func (c *Conn) SendHeaders(s *Stream, fields []*hpack.Field, end bool) {
+	if s.Ending() {
+		return
+	}
+	if s.pend != nil {
+		kept := make([]*hpack.Field, len(fields)) // rare: the peer is slower than the sender
+		for i, f := range fields {
+			c.env.Interner.Retain(f)
+			kept[i] = f
+		}
+		s.trailers = kept
+		return
+	}
+	c.appendBlock(s.ID, fields, end)
+	if end {
+		c.endSend(s)
+	}
+}
+
+// endSend notes that we have ended our side; the caller may be inside a handler, so that the stream is dropped only when the
+// peer has ended too.
+func (c *Conn) endSend(s *Stream) {
+	s.sendClosed = true
+	if s.resetSet {
+		code := s.resetTo
+		c.appendReset(s.ID, code)
+		c.drop(s, resetByUs)
+		return
+	}
+	if s.recvClosed {
+		c.drop(s, endedByBoth)
+	}
+}
+
+// appendBlock encodes a header block into the output: the encoder's table changes in write order by that.
+func (c *Conn) appendBlock(id uint32, fields []*hpack.Field, end bool) {
+	size := h2.HeaderLen + 16
+	for _, f := range fields {
+		size += int(f.Size())
+	}
+	c.reserve(size)
+	c.touch()
+	at := len(c.out)
+	c.out = append(c.out, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	c.out = c.enc.Append(c.out, fields)
+	n := len(c.out) - at - h2.HeaderLen
+	flags := uint8(h2.FlagEndHeaders)
+	if end {
+		flags |= h2.FlagEndStream
+	}
+	if n <= int(c.peerFrame) {
+		h2.PutHeader(c.out[at:], n, h2.Headers, flags, id)
+	} else {
+		c.splitBlock(at, n, flags, id)
+	}
+	c.total += int64(len(c.out) - at)
+}
+
+// splitBlock turns an encoded block that is larger than the peer's frames into HEADERS and CONTINUATION (section 6.10).
+func (c *Conn) splitBlock(at, n int, flags uint8, id uint32) {
+	block := append([]byte(nil), c.out[at+h2.HeaderLen:]...)
+	c.out = c.out[:at]
+	c.reserve(n + h2.HeaderLen*(n/int(c.peerFrame)+1))
+	t := h2.Headers
+	f := flags &^ h2.FlagEndHeaders
+	for len(block) > 0 {
+		m := min(len(block), int(c.peerFrame))
+		if m == len(block) {
+			f |= h2.FlagEndHeaders
+		}
+		c.out = h2.AppendHeader(c.out, m, t, f, id)
+		c.out = append(c.out, block[:m]...)
+		block = block[m:]
+		t, f = h2.Continuation, 0
+	}
+}
+
+// SendData sends p, borrowed, on the stream; what windows or the socket do not allow now is kept and sent later. It returns
+// how many bytes were handed to the output at once (HandleHanded tells of the rest), and false if the client's budget does
+// not allow to keep the rest: the stream is then to be reset.
+func (c *Conn) SendData(s *Stream, p []byte, end bool) (handed int, ok bool) {
+	if s.Ending() {
+		return len(p), true
+	}
+	if s.pend == nil {
+		n := min(len(p), c.room(s))
+		if n == len(p) {
+			c.appendData(s, p, end)
+			if end {
+				c.endSend(s)
+			}
+			return n, true
+		}
+		if n > 0 {
+			c.appendData(s, p[:n], false)
+			handed, p = n, p[n:]
+		}
+	}
+	if b := s.budget; b != nil {
+		if b.Held+int64(len(p)) > b.Max {
+			return handed, false
+		}
+		b.Held += int64(len(p))
+	}
+	if s.pendOff > 0 && cap(s.pend)-len(s.pend) < len(p) {
+		m := copy(s.pend, s.pend[s.pendOff:])
+		s.pend, s.pendOff = s.pend[:m], 0
+	}
+	s.pend = append(c.env.Buffers.Grow(s.pend, len(p)), p...)
+	s.pendEnd = end
+	if s.sendWin > 0 {
+		c.queue(s)
+	}
+	return handed, true
+}
+
+// room is how many bytes of DATA may be appended for s now; at most 0 means none.
+func (c *Conn) room(s *Stream) int {
+	mark := c.cfg.OutputMark
+	if c.Blocked {
+		mark = mark / 8
+	}
+	n := int64(mark - (len(c.out) - c.outOff))
+	return int(max(0, min(n, int64(s.sendWin), c.sendWin)))
+}
+
+// appendData appends DATA frames; the windows have been asked.
+func (c *Conn) appendData(s *Stream, p []byte, end bool) {
+	c.touch()
+	s.sendWin -= int32(len(p))
+	c.sendWin -= int64(len(p))
+	for {
+		n := min(len(p), int(c.peerFrame))
+		var flags uint8
+		if end && n == len(p) {
+			flags = h2.FlagEndStream
+		}
+		c.reserve(h2.HeaderLen + n)
+		c.out = h2.AppendHeader(c.out, n, h2.Data, flags, s.ID)
+		c.out = append(c.out, p[:n]...)
+		c.total += int64(h2.HeaderLen + n)
+		if p = p[n:]; len(p) == 0 {
+			return
+		}
+	}
+}
+
+func (c *Conn) queue(s *Stream) {
+	if !s.queued {
+		s.queued = true
+		s.prev, s.next = c.waiting.prev, &c.waiting
+		s.prev.next, s.next.prev = s, s
+	}
+}
+
+func (c *Conn) unqueue(s *Stream) {
+	if s.queued {
+		s.queued = false
+		s.prev.next, s.next.prev = s.next, s.prev
+		s.prev, s.next = nil, nil
+	}
+}
+
+// Pump sends what waits, a frame of each stream in turn, as far as windows and the output's mark allow. The carrier calls it
+// when the socket takes more; the session itself when a window opened.
+func (c *Conn) Pump() {
+	for c.waiting.next != &c.waiting {
+		s := c.waiting.next
+		n := min(c.room(s), s.Held(), int(c.peerFrame))
+		if n <= 0 && s.sendWin > 0 {
+			return // the connection's window or the output is full
+		}
+		c.unqueue(s)
+		if n <= 0 {
+			continue // its own window is shut: its WINDOW_UPDATE queues it again
+		}
+		id := s.ID
+		last := n == s.Held()
+		c.appendData(s, s.pend[s.pendOff:s.pendOff+n], last && s.pendEnd && s.trailers == nil)
+		s.pendOff += n
+		if s.budget != nil {
+			s.budget.Held -= int64(n)
+		}
+		if last {
+			c.env.Buffers.Put(s.pend)
+			s.pend, s.pendOff = nil, 0
+		} else if s.sendWin > 0 {
+			c.queue(s)
+		}
+		c.h.HandleHanded(s, n)
+		if last && s.conn == c && s.ID == id {
+			c.finishSend(s)
+		}
+	}
+}
+
+// finishSend sends what had to wait for the last data: END_STREAM was on it, or trailers follow.
+func (c *Conn) finishSend(s *Stream) {
+	switch {
+	case s.trailers != nil:
+		t := s.trailers
+		s.trailers = nil
+		c.appendBlock(s.ID, t, true)
+		for _, f := range t {
+			c.env.Interner.Release(f)
+		}
+		c.endSend(s)
+	case s.pendEnd:
+		c.endSend(s)
+	}
+}
+
+// Credit gives n bytes of stream-level window back to the peer: they have been handed over.
+func (c *Conn) Credit(s *Stream, n int) {
+	s.recvCredit += int32(n)
+	if s.recvClosed || s.recvCredit < s.recvMax/2 {
+		return
+	}
+	inc := s.recvCredit
+	s.recvCredit = 0
+	if grow := min(s.recvMax, c.cfg.MaxStreamWindow-s.recvMax); grow > 0 && s.budget != nil && s.budget.Granted+int64(grow) <= s.budget.Max/4 {
+		// The stream drains: it may have more on its way.
+		s.budget.Granted += int64(grow)
+		s.recvMax += grow
+		inc += grow
+	}
+	s.recvWin += inc
+	c.control(13)
+	c.out = h2.AppendWindowUpdate(c.out, s.ID, uint32(inc))
+	c.total += 13
+}
+
+func (c *Conn) appendReset(id uint32, code h2.Code) {
+	c.control(13)
+	c.out = h2.AppendRSTStream(c.out, id, code)
+	c.total += 13
+}
+
+// Reset ends the stream at once with RST_STREAM; what waits on it is thrown away.
+func (c *Conn) Reset(s *Stream, code h2.Code) {
+	c.appendReset(s.ID, code)
+	c.drop(s, resetByUs)
+}
+
+// ResetAfter ends the stream with RST_STREAM once what waits on it has been sent.
+func (c *Conn) ResetAfter(s *Stream, code h2.Code) {
+	if s.sendClosed || s.pend == nil {
+		c.Reset(s, code)
+		return
+	}
+	s.resetSet, s.resetTo = true, code
+}
+
+// SetBudget attaches the budget of the client that the stream belongs to; before any data is sent on it.
+func (s *Stream) SetBudget(b *Budget) { s.budget = b }
+
+// Ping sends a PING; the answer comes as HandlePong.
+func (c *Conn) Ping(data [8]byte) {
+	c.control(17)
+	c.out = h2.AppendPing(c.out, false, data)
+	c.total += 17
+}
+
+// GoAway begins a graceful end, in two steps (RFC 9113 section 6.8): the first says that no more streams are wanted, the
+// second, when the PING sent with it came back (or FinalGoAway is called), names the last one that is carried.
+func (c *Conn) GoAway(debug string) {
+	if c.goAwayOut || c.failed != nil {
+		return
+	}
+	c.goAwayOut = true
+	c.control(h2.HeaderLen + 8 + len(debug))
+	n := len(c.out)
+	id := uint32(h2.MaxStreamID)
+	if c.role == Client {
+		id = 0 // the peer opens none
+	}
+	c.out = h2.AppendGoAway(c.out, id, h2.NoError, debug)
+	c.total += int64(len(c.out) - n)
+	if c.role == Server {
+		c.Ping(c.drainPing)
+	}
+}
+
+// FinalGoAway is the second step of GoAway, where the peer does not answer the PING in time.
+func (c *Conn) FinalGoAway() {
+	if !c.goAwayOut || c.goAwayFinal || c.role == Client || c.failed != nil {
+		return
+	}
+	c.goAwayFinal, c.finalID = true, c.lastID
+	c.control(h2.HeaderLen + 8)
+	c.out = h2.AppendGoAway(c.out, c.lastID, h2.NoError, "")
+	c.total += h2.HeaderLen + 8
+}

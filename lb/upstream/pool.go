@@ -1,0 +1,175 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/shard"
+	"github.com/trunkline/trunkline/lb/transport"
+)
+
+type h2Code = h2.Code
+
+// maxConns bounds the connections of one pool: an endpoint that allows one stream at a time must not eat all descriptors.
+const maxConns = 256
+
+// Waiter is a call that waits for a connection.
+type Waiter interface {
+	// HandleConn gives it one with a free place, to be used at once, or says why there will be none. Called inside of the shard.
+	HandleConn(c *Conn, err error)
+}
+
+// ErrPending is the answer when too many calls wait for a connection already.
+var ErrPending = errors.New("too many calls wait for a connection to the endpoint")
+
+// Pool is the connections of one shard to one endpoint. Guarded by the shard.
+type Pool struct {
+	ep      *Endpoint    // set once
+	shard   *shard.Shard // set once
+	conns   []*Conn      // ready ones and such that wait for SETTINGS
+	dialing int
+	waiting []Waiter
+	redial  shard.Timer
+}
+
+// Reserve returns a connection on which a stream may be opened now; or (nil, nil): w is told later; or why not.
+func (p *Pool) Reserve(w Waiter) (*Conn, error) {
+	o := p.ep.reg.opts.Load()
+	for _, c := range p.conns {
+		if c.open(o) {
+			return c, nil
+		}
+	}
+	if len(p.waiting) >= o.MaxPending {
+		return nil, ErrPending
+	}
+	p.waiting = append(p.waiting, w)
+	p.want(o)
+	return nil, nil
+}
+
+// Cancel takes w out of the waiting ones.
+func (p *Pool) Cancel(w Waiter) {
+	if i := slices.Index(p.waiting, w); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	}
+}
+
+// want dials if the connections on their way will not do for those who wait.
+func (p *Pool) want(o *Options) {
+	coming, places := p.dialing, o.FillMark
+	for _, c := range p.conns {
+		if !c.Sess.Ready() {
+			coming++
+		} else if n := int(min(c.Sess.PeerMaxStreams(), uint32(o.FillMark))); n > 0 {
+			places = n // what this peer allows, it will probably allow again
+		}
+	}
+	for coming*places < len(p.waiting) && p.dialing+len(p.conns) < maxConns {
+		p.startDial()
+		coming++
+	}
+}
+
+func (p *Pool) startDial() {
+	r := p.ep.reg
+	p.dialing++
+	r.dials.Add(1)
+	go func() {
+		defer r.dials.Done()
+		ctx, cancel := context.WithTimeout(r.ctx, r.opts.Load().ConnectTimeout)
+		nc, err := r.dial(ctx, p.ep.Address)
+		cancel()
+		p.shard.Enter()
+		defer p.shard.Leave()
+		p.dialing--
+		if err != nil {
+			p.refused(fmt.Errorf("dial %s: %w", p.ep.Address, err))
+			return
+		}
+		if p.ep.retired.Load() && len(p.waiting) == 0 {
+			go nc.Close()
+			return
+		}
+		p.attach(nc)
+	}()
+}
+
+// attach makes a connection of a dialled socket; it takes streams once the peer's SETTINGS are here, so that its limit is
+// never exceeded.
+func (p *Pool) attach(nc net.Conn) {
+	o := p.ep.reg.opts.Load()
+	c := &Conn{pool: p, StreamHandler: p.ep.reg.streams[p.shard.ID]}
+	c.Conn = transport.New(p.shard, nc, session.Client, &o.Session, c)
+	c.OnGone = c.handleGone
+	c.lastUsed = p.shard.Now()
+	c.tendTimer.Do = c.tend
+	p.shard.Timer.Set(&c.tendTimer, p.shard.Now()+int64(o.ConnectTimeout))
+	p.conns = append(p.conns, c)
+	p.count(1)
+	go c.Serve()
+}
+
+func (p *Pool) count(d int64) {
+	p.ep.Connections.Add(d)
+	p.ep.Stats.Connections.Add(d)
+}
+
+// refused: a dial failed, or a connection ended before it was ready.
+func (p *Pool) refused(err error) {
+	if p.ep.retired.Load() {
+		p.failWaiting(err)
+		return
+	}
+	p.ep.failed(p, err)
+	if p.dialing == 0 && !slices.ContainsFunc(p.conns, func(c *Conn) bool { return !c.Sess.Closing() }) {
+		p.failWaiting(err)
+	}
+}
+
+func (p *Pool) failWaiting(err error) {
+	w := p.waiting
+	p.waiting = nil
+	for _, w := range w {
+		w.HandleConn(nil, err)
+	}
+}
+
+// serve gives free places to those who wait.
+func (p *Pool) serve() {
+	o := p.ep.reg.opts.Load()
+	for len(p.waiting) > 0 {
+		i := slices.IndexFunc(p.conns, func(c *Conn) bool { return c.open(o) })
+		if i < 0 {
+			p.want(o)
+			return
+		}
+		w := p.waiting[0]
+		p.waiting[0] = nil
+		p.waiting = p.waiting[1:]
+		w.HandleConn(p.conns[i], nil)
+	}
+	p.waiting = nil
+}
+
+// retire: the endpoint is in no generation any more.
+func (p *Pool) retire() {
+	p.shard.Timer.Clear(&p.redial)
+	for _, c := range slices.Clone(p.conns) {
+		if c.Sess.Ready() && c.Sess.Streams() == 0 {
+			c.leave("endpoint removed")
+		}
+	}
+}
+
+func (p *Pool) remove(c *Conn) {
+	if i := slices.Index(p.conns, c); i >= 0 {
+		p.conns = slices.Delete(p.conns, i, i+1)
+		p.count(-1)
+	}
+}

@@ -1,0 +1,194 @@
+// Package upstream owns the connections to endpoints: one Endpoint per cluster and address for the whole process, one Pool of
+// connections per Endpoint and shard; it must not know what a call is: it lends places for streams.
+//
+// Streams of many clients share few connections. A connection that reaches the peer's MAX_CONCURRENT_STREAMS, or the fill
+// mark, gets a sibling; idle ones are closed; silent ones are asked (PING) and given up. An endpoint whose dial is refused
+// is out of the pick at once, and is dialled again in the background, with backoff, until it answers.
+package upstream
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/shard"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/balance"
+)
+
+// Options are the settings of all pools. Immutable.
+type Options struct {
+	Session session.Config
+	// FillMark is the number of streams at which a connection gets a sibling.
+	FillMark int
+	// MaxPending bounds the calls that wait for a connection, per endpoint and shard.
+	MaxPending int
+	// ConnectTimeout bounds a dial and the wait for the peer's SETTINGS.
+	ConnectTimeout time.Duration
+	// IdleTimeout is how long a connection without streams is kept.
+	IdleTimeout time.Duration
+	// KeepaliveInterval is how long a connection with streams may be silent before it is asked; KeepaliveTimeout how long
+	// it may then take to answer.
+	KeepaliveInterval, KeepaliveTimeout time.Duration
+}
+
+// Dialer opens a connection to host:port.
+type Dialer func(ctx context.Context, address string) (net.Conn, error)
+
+// StreamHandler is the part of session.Handler that is about streams: the forwarder's.
+type StreamHandler interface {
+	HandleHeaders(s *session.Stream, b *session.Block)
+	HandleData(s *session.Stream, p []byte, end bool)
+	HandleReset(s *session.Stream, code h2Code, why error)
+	HandleHanded(s *session.Stream, n int)
+	HandleClosed(s *session.Stream)
+}
+
+// Registry holds the endpoints of the process, whatever generation uses them.
+type Registry struct {
+	Log *slog.Logger // set once
+
+	ctx     context.Context // ends with the process's work
+	dial    Dialer
+	shards  []*shard.Shard
+	streams []StreamHandler // by shard
+	tel     *telemetry.Telemetry
+	opts    atomic.Pointer[Options]
+	mu      sync.Mutex
+	known   map[key]*Endpoint // guarded by mu
+	dials   sync.WaitGroup
+}
+
+type key struct{ cluster, address string }
+
+// NewRegistry returns an empty registry. streams[i] receives what comes on the connections of shards[i].
+func NewRegistry(ctx context.Context, log *slog.Logger, tel *telemetry.Telemetry, dial Dialer, shards []*shard.Shard, streams []StreamHandler, o *Options) *Registry {
+	r := &Registry{Log: log, ctx: ctx, dial: dial, shards: shards, streams: streams, tel: tel, known: map[key]*Endpoint{}}
+	r.opts.Store(o)
+	return r
+}
+
+// SetOptions changes the settings for what is dialled from now on.
+func (r *Registry) SetOptions(o *Options) { r.opts.Store(o) }
+
+// Endpoint returns the endpoint of that cluster and address, making it at first sight.
+func (r *Registry) Endpoint(cluster, address string) *Endpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := key{cluster, address}
+	if e := r.known[k]; e != nil {
+		return e
+	}
+	e := &Endpoint{Endpoint: balance.NewEndpoint(address), Cluster: cluster, Stats: r.tel.Endpoint(cluster, address), reg: r}
+	for _, s := range r.shards {
+		e.pools = append(e.pools, &Pool{ep: e, shard: s})
+	}
+	r.known[k] = e
+	return e
+}
+
+// Retire forgets the endpoints that keep does not name: they take no new streams, since no generation to come has them; their
+// live streams run to their end, then their connections close.
+func (r *Registry) Retire(keep map[*Endpoint]bool) {
+	r.mu.Lock()
+	var gone []*Endpoint
+	for k, e := range r.known {
+		if !keep[e] {
+			gone = append(gone, e)
+			delete(r.known, k)
+		}
+	}
+	r.mu.Unlock()
+	for _, e := range gone {
+		e.retired.Store(true)
+		r.tel.Forget(e.Stats)
+		for _, p := range e.pools {
+			p.shard.Enter()
+			p.retire()
+			p.shard.Leave()
+		}
+	}
+}
+
+// Each calls f for every known endpoint.
+func (r *Registry) Each(f func(*Endpoint)) {
+	r.mu.Lock()
+	all := make([]*Endpoint, 0, len(r.known))
+	for _, e := range r.known {
+		all = append(all, e)
+	}
+	r.mu.Unlock()
+	for _, e := range all {
+		f(e)
+	}
+}
+
+// Close ends all connections and waits for dials under way; ctx of NewRegistry has ended before.
+func (r *Registry) Close() {
+	r.Retire(nil)
+	r.dials.Wait()
+}
+
+// Endpoint is one address of one cluster: what all shards share about it, and each shard's pool.
+type Endpoint struct {
+	*balance.Endpoint                     // set once; load and down are atomic
+	Cluster           string              // set once
+	Stats             *telemetry.Endpoint // set once
+	Connections       atomic.Int64        // open ones, of all shards
+
+	reg      *Registry
+	pools    []*Pool // by shard; set once
+	retired  atomic.Bool
+	redials  atomic.Int32 // dials refused in a row
+	pursuing atomic.Bool  // somebody dials it again in the background
+	lastErr  atomic.Pointer[string]
+}
+
+// Pool is the endpoint's pool of that shard.
+func (e *Endpoint) Pool(shard int) *Pool { return e.pools[shard] }
+
+// LastError is why the endpoint is down, or was; "" if it never was.
+func (e *Endpoint) LastError() string {
+	if s := e.lastErr.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
+// up notes that the endpoint answered.
+func (e *Endpoint) up() {
+	if e.Down() {
+		e.reg.Log.Info("endpoint answers again", "cluster", e.Cluster, "endpoint", e.Address)
+	}
+	e.redials.Store(0)
+	e.MarkUp()
+}
+
+// failed takes the endpoint out of the pick and has it dialled again later. Call it inside of p's shard.
+func (e *Endpoint) failed(p *Pool, err error) {
+	msg := err.Error()
+	e.lastErr.Store(&msg)
+	e.Stats.DialFailures.Add(1)
+	if !e.Down() {
+		e.reg.Log.Warn("endpoint is down", "cluster", e.Cluster, "endpoint", e.Address, "error", msg)
+	}
+	e.MarkDown()
+	if e.retired.Load() || !e.pursuing.CompareAndSwap(false, true) {
+		return
+	}
+	n := e.redials.Add(1)
+	// 100 ms, doubled each time up to 10 s, each drawn from its upper half so that many balancers do not knock together.
+	full := min(100*time.Millisecond<<min(n-1, 10), 10*time.Second)
+	wait := full/2 + time.Duration(p.shard.Rand()%uint64(full/2))
+	p.redial.Do = func() {
+		e.pursuing.Store(false)
+		if !e.retired.Load() && e.Down() {
+			p.startDial()
+		}
+	}
+	p.shard.Timer.Set(&p.redial, p.shard.Now()+int64(wait))
+}
