@@ -1,0 +1,77 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	demov1 "github.com/trunkline/trunkline/proto/trunkline/demo/v1"
+)
+
+// welcome says what runs and what to try. Every line to try works as pasted.
+func (d *demo) welcome() {
+	p := func(format string, a ...any) { fmt.Fprintf(d.Out, format+"\n", a...) }
+	target, admin, service := d.target(), loopback(d.balancer.AdminAddr()), demov1.Shop_ServiceDesc.ServiceName
+	p("Trunkline: three tea shops at the end of one trunk line, and a client that calls them four times a second.\n")
+	p("  calls come in at   %s   (gRPC over h2c)", target)
+	p("  watch them live    http://%s/\n", admin)
+	for _, b := range d.backends {
+		p("  %s %s at %-16s %s", b.name, b.version, b.address, b.says)
+	}
+	if d.Consul != "" {
+		p("\nThe shops are registered in the Consul at %s as “%s” with the tag grpc; that is all Trunkline was told.", d.Consul, shopCluster)
+	} else {
+		p("\nNobody told Trunkline which methods a shop has: it asked, by server reflection.")
+	}
+	p("\nTry")
+	p("  grpcurl -plaintext %s list", target)
+	p("  grpcurl -plaintext -d '{\"name\":\"sencha\"}' %s %s/GetTea           # again and again: see server.name", target, service)
+	p("  grpcurl -plaintext %s %s/WatchKettle                          # a server stream", target, service)
+	p("  grpcurl -plaintext %s %s/%s                           # only the new version has it", target, service, suggestTea)
+	p("  %s explain %s/%s --admin %s", d.Command, service, suggestTea, admin)
+	p("  %s explain %s/GetTee --admin %s             # a slip of the pen", d.Command, service, admin)
+	p("  curl -s http://%s/metrics | grep trunkline_calls_total", admin)
+	p("  curl -s -X POST -H 'Content-Type: application/json' -d '{}' http://%s/trunkline.admin.v1.AdminService/ListClusters", admin)
+	if d.OTLP == "" {
+		p("\nSee each call in a Jaeger, client -> Trunkline -> attempt -> shop")
+		p("  docker run --rm -p 16686:16686 -p 4317:4317 jaegertracing/all-in-one:1.62.0")
+		p("  %s demo --otlp http://127.0.0.1:4317                            # then open http://127.0.0.1:16686/", d.Command)
+	} else {
+		p("\nEvery call is traced to %s: look for the service “tea-drinker” in your Jaeger.", d.OTLP)
+	}
+	p("\nCtrl-C drains, and ends.\n")
+}
+
+// stay lets the gentle client call until ctx ends or somebody drains the balancer, with a line of news now and then.
+func (d *demo) stay(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { d.client.stroll(ctx, interval) })
+	news := time.NewTicker(15 * time.Second)
+	defer news.Stop()
+	for {
+		select {
+		case <-d.ended:
+			cancel()
+		case <-ctx.Done():
+			wg.Wait()
+			fmt.Fprintln(d.Out, "\nThe client's calls:")
+			if err := d.settle(false); err != nil {
+				fmt.Fprintln(d.Out, err)
+			}
+			return
+		case now := <-news.C:
+			calls, ended := d.tally.totals()
+			line := fmt.Sprintf("%s  %d calls, %d OK", now.Format(time.TimeOnly), calls, ended[codes.OK])
+			if other := endings(ended); other != "" {
+				line += ", " + other
+			}
+			fmt.Fprintln(d.Out, line)
+		}
+	}
+}
