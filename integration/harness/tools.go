@@ -1,14 +1,15 @@
 package harness
 
 import (
-	"os/exec"
 	"testing"
+
+	"github.com/trunkline/trunkline/integration/tools"
 )
 
-// Tool is the path of a program that the tests need (consul, jaeger, h2spec, grpcurl): from PATH, else built.
+// Tool is the path of a program that the tests need (consul, jaeger, h2spec, grpcurl): installed, cached, or built now.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
+	path, err := tools.Path(t.Context(), name)
 	if err != nil {
 		t.Fatalf("tool %s: %v", name, err)
 	}
