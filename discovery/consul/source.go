@@ -113,7 +113,7 @@ func (s *Source) Run(ctx context.Context, emit func([]*discovery.Cluster)) error
 	}
 	if s.options.Tag != "" {
 		wg.Go(func() {
-			watch(ctx, s, s.askCatalog, func(a answer[map[string]bool]) { s.tell(ctx, event{catalog: a}) })
+			watch(ctx, s, retryScout, s.askCatalog, func(a answer[map[string]bool]) { s.tell(ctx, event{catalog: a}) })
 		})
 	} else {
 		s.cataloged = true
@@ -223,8 +223,12 @@ func (s *Source) follow(ctx context.Context, wg *sync.WaitGroup, sv *service) {
 		}
 		return h, meta, nil
 	}
+	longest := retryMax
+	if s.options.Tag == "" {
+		longest = retryScout
+	}
 	wg.Go(func() {
-		watch(ctx, s, question, func(a answer[health]) { s.tell(ctx, event{service: name, endpoints: a}) })
+		watch(ctx, s, longest, question, func(a answer[health]) { s.tell(ctx, event{service: name, endpoints: a}) })
 	})
 }
 

@@ -151,9 +151,13 @@ func (st *store) encode(clusters []*discovery.Cluster, now time.Time) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(payload)
-	data, err := json.Marshal(envelope{storeFormat, storeVersion, hex.EncodeToString(sum[:]), payload})
-	return append(data, '\n'), err
+	return envelop(payload), nil
+}
+
+// envelop wraps a payload, which is JSON, byte for byte: json.Marshal might change its bytes and so its checksum.
+func envelop(payload []byte) []byte {
+	return fmt.Appendf(nil, "{\"format\":%q,\"version\":%d,\"sha256\":\"%x\",\"payload\":%s}\n",
+		storeFormat, storeVersion, sha256.Sum256(payload), payload)
 }
 
 // load reads the file. No file is no error and a zero time.

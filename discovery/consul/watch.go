@@ -15,7 +15,8 @@ import (
 
 const (
 	retryFirst = 100 * time.Millisecond
-	retryMax   = 5 * time.Second
+	retryMax   = 10 * time.Second // of a service's watch; see recovery
+	retryScout = time.Second      // of the catalog's, or without one of the services': who finds out that Consul is back
 
 	// A watch may put rateBurst questions in a row and one per rateEvery after that. What changes faster than that is
 	// seen as its latest state.
@@ -34,8 +35,9 @@ type answer[T any] struct {
 // ask puts one question; it must hand q to Consul and return promptly when ctx ends.
 type ask[T any] func(ctx context.Context, q *api.QueryOptions) (T, *api.QueryMeta, error)
 
-// watch repeats a blocking query until ctx ends, and tells of each answer and each failure.
-func watch[T any](ctx context.Context, s *Source, question ask[T], tell func(answer[T])) {
+// watch repeats a blocking query until ctx ends, and tells of each answer and each failure. After failures it pauses for at
+// most longest.
+func watch[T any](ctx context.Context, s *Source, longest time.Duration, question ask[T], tell func(answer[T])) {
 	var index uint64
 	failures := 0
 	bucket := bucket{tokens: rateBurst}
@@ -50,7 +52,7 @@ func watch[T any](ctx context.Context, s *Source, question ask[T], tell func(ans
 			// there could take a whole Wait. The next question takes what there is.
 			index = 0
 			tell(a)
-			if !s.recovered.pause(ctx, backoff(failures)) {
+			if !s.recovered.pause(ctx, backoff(longest, failures)) {
 				return
 			}
 			failures++
@@ -126,10 +128,10 @@ func tidy(err error) error {
 	}
 }
 
-// backoff doubles from retryFirst to retryMax, and of that is a random half to whole.
-func backoff(failures int) time.Duration {
-	d := retryMax
-	if failures < 20 && retryFirst<<failures < retryMax {
+// backoff doubles from retryFirst to longest, and of that is a random half to whole.
+func backoff(longest time.Duration, failures int) time.Duration {
+	d := longest
+	if failures < 20 && retryFirst<<failures < longest {
 		d = retryFirst << failures
 	}
 	return d/2 + rand.N(d/2+1)
