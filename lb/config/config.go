@@ -10,6 +10,8 @@
 //	rules.go      protovalidate's rules -> problems with a place
 //	semantics.go  what spans several fields: duplicates, references, addresses, method names
 //	defaults.go   what is absent
+//
+// Watcher (watch.go) does it again whenever the file changes.
 package config
 
 import (
@@ -68,22 +70,27 @@ func (e Errors) Error() string {
 
 // Load reads and parses the file at path. An unreadable file is an *fs.PathError, a wrong one Errors.
 func Load(path string) (*configv1.Config, []Warning, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	data, err := readFile(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	return Parse(path, data)
 }
 
+// readFile reads at most one byte more than Parse accepts.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+}
+
 // Parse makes a config of YAML text; name stands for the file in messages. The config is complete: ApplyDefaults has been
 // applied. With an error the config is nil; warnings come either way.
 func Parse(name string, data []byte) (*configv1.Config, []Warning, error) {
-	r := &report{file: name, at: map[string]place{}, bad: map[string]bool{}}
+	r := &report{file: name, at: map[string]place{}, said: map[string]bool{}, unread: map[string]bool{}}
 	cfg := &configv1.Config{}
 	if root := r.readDocument(data); root != nil {
 		r.decode(root, cfg)
@@ -116,21 +123,31 @@ type place struct{ line, column int }
 type report struct {
 	file     string
 	at       map[string]place // where each field path stands; "" is the document
-	bad      map[string]bool  // paths that have an error already: later steps say no more about them
+	said     map[string]bool  // paths that have an error already: one is enough
+	unread   map[string]bool  // paths whose value is not in the message: nothing more is said about them and what is in them
 	errors   Errors
 	warnings []Warning
 	nodes    int // visited so far, aliases counted each time
 }
 
-// errorf reports what is wrong at path, unless something was said about it or about what it is in.
+// errorf reports what is wrong at path, unless something was said about it, or it could not be read.
 func (r *report) errorf(path, format string, args ...any) {
 	for p := path; p != ""; p = parent(p) {
-		if r.bad[p] {
+		if r.unread[p] {
 			return
 		}
 	}
-	r.bad[path] = true
+	if r.said[path] && path != "" {
+		return
+	}
+	r.said[path] = true
 	r.errors = append(r.errors, r.problem(path, fmt.Sprintf(format, args...)))
+}
+
+// unreadable reports why the value at path is left out of the message.
+func (r *report) unreadable(path, format string, args ...any) {
+	r.errorf(path, format, args...)
+	r.unread[path] = true
 }
 
 func (r *report) warnf(path, format string, args ...any) {

@@ -11,11 +11,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxNodes bounds the work that aliases can multiply; a config with 100,000 endpoints has a tenth of it.
-const maxNodes = 4 << 20
+// maxNodes bounds the work that aliases can multiply; a config with 100,000 endpoints has a third of it.
+const maxNodes = 1 << 20
 
-// readDocument returns the root of the one YAML document in data, or nil where there is nothing to decode: an empty
-// document is a valid config, anything else has been reported.
+// readDocument returns the root of the one YAML document in data, or nil where the reason has been reported.
 func (r *report) readDocument(data []byte) *yaml.Node {
 	if len(data) > maxFileBytes {
 		r.errorf("", "is larger than %d MiB: this cannot be a config", maxFileBytes>>20)
@@ -28,7 +27,9 @@ func (r *report) readDocument(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
 	if err := dec.Decode(&doc); err != nil {
-		if !errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) {
+			r.empty()
+		} else {
 			r.yamlError(err)
 		}
 		return nil
@@ -40,14 +41,17 @@ func (r *report) readDocument(data []byte) *yaml.Node {
 		r.yamlError(err)
 		return nil
 	}
-	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || isNull(doc.Content[0]) {
+		r.empty()
 		return nil
 	}
-	root := doc.Content[0]
-	if isNull(root) { // only comments
-		return nil
-	}
-	return root
+	return doc.Content[0]
+}
+
+// empty is an error and not the defaults: a file read between truncation and writing, or made by a template that failed,
+// must not replace the config that runs.
+func (r *report) empty() {
+	r.syntaxError(1, "the file is empty: write {} for the defaults, or run without a file")
 }
 
 // yamlError reports the parser's error at the line that it names.

@@ -9,6 +9,7 @@ import (
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // checkRules reports what breaks the rules written in config.proto.
@@ -66,10 +67,14 @@ func ruleMessage(v *protovalidate.Violation) string {
 		return "has an item twice: remove one"
 	}
 	msg := strings.TrimPrefix(v.Proto.GetMessage(), "value ")
-	if v.FieldValue.IsValid() && v.FieldDescriptor != nil {
+	if v.FieldValue.IsValid() && v.FieldDescriptor != nil && !v.FieldDescriptor.IsList() && !v.FieldDescriptor.IsMap() {
 		switch v.FieldDescriptor.Kind() {
 		case protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.DoubleKind:
 			return fmt.Sprintf("is %v, but %s", v.FieldValue.Interface(), msg)
+		case protoreflect.MessageKind:
+			if d, ok := v.FieldValue.Message().Interface().(*durationpb.Duration); ok {
+				return fmt.Sprintf("is %v, but %s", d.AsDuration(), msg)
+			}
 		}
 	}
 	return msg

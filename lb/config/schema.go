@@ -28,6 +28,10 @@ func (r *report) decode(root *yaml.Node, m proto.Message) {
 	if tree == nil {
 		return
 	}
+	if r.nodes >= maxNodes {
+		r.errorf("", "has more than %d values (an alias counts as what it stands for): too large", maxNodes)
+		return
+	}
 	text, err := json.Marshal(tree)
 	if err != nil {
 		r.errorf("", "cannot be read: %v", err)
@@ -46,9 +50,7 @@ func (r *report) visit(n *yaml.Node, path string) *yaml.Node {
 	if _, ok := r.at[path]; !ok {
 		r.at[path] = place{n.Line, n.Column}
 	}
-	if r.nodes++; r.nodes == maxNodes {
-		r.errorf("", "has more than %d values (aliases counted where they are used): too large", maxNodes)
-	}
+	r.nodes++
 	return n
 }
 
@@ -56,7 +58,7 @@ func (r *report) visit(n *yaml.Node, path string) *yaml.Node {
 func (r *report) message(n *yaml.Node, path string, desc protoreflect.MessageDescriptor) map[string]any {
 	n = r.visit(n, path)
 	if n.Kind != yaml.MappingNode {
-		r.errorf(path, "expected a mapping with keys like %s, got %s", someKeys(desc), describe(n))
+		r.unreadable(path, "expected a mapping with keys like %s, got %s", someKeys(desc), describe(n))
 		return nil
 	}
 	out := map[string]any{}
@@ -85,6 +87,7 @@ func (r *report) entries(n *yaml.Node, path string, pathOf func(key string) stri
 			}
 			if k.ShortTag() == "!!merge" {
 				r.errorAt(k, path, "merge keys (<<) are not supported: repeat the keys, or give the whole value by an alias")
+				r.unread[path] = true // what it would have brought is not missed
 				continue
 			}
 			if seen[k.Value] {
@@ -108,17 +111,17 @@ func (r *report) errorAt(n *yaml.Node, path, format string, args ...any) {
 func (r *report) unknownKey(path, key string, desc protoreflect.MessageDescriptor) {
 	full := join(path, key)
 	if desc.ReservedNames().Has(protoreflect.Name(snake(key))) {
-		r.errorf(full, "is not supported by this version of Trunkline (the name is kept for a later one): remove it")
+		r.unreadable(full, "is not supported by this version of Trunkline (the name is kept for a later one): remove it")
 		return
 	}
 	known := keys(desc)
 	if guess := nearest(key, known); guess != "" {
-		r.errorf(full, "unknown key; did you mean %q?", guess)
-		r.bad[join(path, guess)] = true // that it is missing needs no second message
+		r.unreadable(full, "unknown key; did you mean %q?", guess)
+		r.said[join(path, guess)] = true // that it is missing needs no second message
 		return
 	}
 	slices.Sort(known)
-	r.errorf(full, "unknown key; known here: %s", strings.Join(known, ", "))
+	r.unreadable(full, "unknown key; known here: %s", strings.Join(known, ", "))
 }
 
 // field returns the JSON value of one field, nil where it was reported.
@@ -128,13 +131,13 @@ func (r *report) field(n *yaml.Node, path string, field protoreflect.FieldDescri
 	r.at[path] = here // the key's place, not the value's
 	switch {
 	case isNull(n):
-		r.errorf(path, "has no value: remove the key, or write %s", emptyValue(field))
+		r.unreadable(path, "has no value: remove the key, or write %s", emptyValue(field))
 		return nil
 	case field.IsMap():
 		return r.stringMap(n, path)
 	case field.IsList():
 		if n.Kind != yaml.SequenceNode {
-			r.errorf(path, "expected a list (\"- ...\" lines, or [a, b]), got %s", describe(n))
+			r.unreadable(path, "expected a list (\"- ...\" lines, or [a, b]), got %s", describe(n))
 			return nil
 		}
 		list := []any{}
@@ -155,7 +158,7 @@ func (r *report) field(n *yaml.Node, path string, field protoreflect.FieldDescri
 
 func (r *report) stringMap(n *yaml.Node, path string) any {
 	if n.Kind != yaml.MappingNode {
-		r.errorf(path, "expected a mapping of strings like { key: value }, got %s", describe(n))
+		r.unreadable(path, "expected a mapping of strings like { key: value }, got %s", describe(n))
 		return nil
 	}
 	out := map[string]any{}
@@ -187,7 +190,7 @@ func (r *report) single(n *yaml.Node, path string, field protoreflect.FieldDescr
 		if text == "true" || text == "false" {
 			return json.RawMessage(text)
 		}
-		r.errorf(path, "expected true or false, got %q", text)
+		r.unreadable(path, "expected true or false, got %q", text)
 	case protoreflect.Uint32Kind, protoreflect.Uint64Kind:
 		bits := 32
 		if field.Kind() == protoreflect.Uint64Kind {
@@ -197,17 +200,17 @@ func (r *report) single(n *yaml.Node, path string, field protoreflect.FieldDescr
 		if err == nil {
 			return json.RawMessage(strconv.FormatUint(v, 10))
 		}
-		r.errorf(path, "expected a whole number from 0 to %d, got %q", uint64(math.MaxUint64)>>(64-bits), text)
+		r.unreadable(path, "expected a whole number from 0 to %d, got %q", uint64(math.MaxUint64)>>(64-bits), text)
 	case protoreflect.DoubleKind:
 		v, err := strconv.ParseFloat(text, 64)
 		if err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
 			return json.RawMessage(strconv.FormatFloat(v, 'g', -1, 64))
 		}
-		r.errorf(path, "expected a number such as 0.5, got %q", text)
+		r.unreadable(path, "expected a number such as 0.5, got %q", text)
 	case protoreflect.MessageKind: // Duration
 		return r.duration(text, path)
 	default:
-		r.errorf(path, "is of a kind (%v) that this reader does not know", field.Kind())
+		r.unreadable(path, "is of a kind (%v) that this reader does not know", field.Kind())
 	}
 	return nil
 }
@@ -215,16 +218,16 @@ func (r *report) single(n *yaml.Node, path string, field protoreflect.FieldDescr
 func (r *report) duration(text, path string) any {
 	d, err := protoyaml.ParseDuration(text)
 	if err != nil || text == "0" {
-		r.errorf(path, "%q is not a duration: write a number with its unit, such as \"250ms\", \"10s\" or \"5m\"", text)
+		r.unreadable(path, "%q is not a duration: write a number with its unit, such as \"250ms\", \"10s\" or \"5m\"", text)
 		return nil
 	}
 	if v := d.AsDuration(); v > maxDuration || v < -maxDuration || !d.IsValid() {
-		r.errorf(path, "%q is too long: at most %v", text, maxDuration)
+		r.unreadable(path, "%q is too long: at most %v", text, maxDuration)
 		return nil
 	}
 	canonical, err := protojson.Marshal(d)
 	if err != nil {
-		r.errorf(path, "%q is not a duration: %v", text, err)
+		r.unreadable(path, "%q is not a duration: %v", text, err)
 		return nil
 	}
 	return json.RawMessage(canonical)
@@ -234,11 +237,11 @@ func (r *report) duration(text, path string) any {
 func (r *report) scalar(n *yaml.Node, path string) (string, bool) {
 	switch {
 	case n.Kind != yaml.ScalarNode:
-		r.errorf(path, "expected a single value, got %s", describe(n))
+		r.unreadable(path, "expected a single value, got %s", describe(n))
 	case isNull(n):
-		r.errorf(path, "has no value: remove it, or write \"\"")
+		r.unreadable(path, "has no value: remove it, or write \"\"")
 	case strings.ContainsFunc(n.Value, unicode.IsControl):
-		r.errorf(path, "contains a control character (line break, tab, ...): %q", n.Value)
+		r.unreadable(path, "contains a control character (line break, tab, ...): %q", n.Value)
 	default:
 		return n.Value, true
 	}

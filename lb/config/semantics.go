@@ -264,6 +264,8 @@ func (r *report) checkTracing(t *configv1.Tracing) {
 	switch grpc := t.GetProtocol() == "grpc"; {
 	case grpc && u.Port() == "4318":
 		r.warnf(path, "4318 is the usual port of OTLP over HTTP, but the protocol is grpc: port 4317, or protocol: http/protobuf")
+	case t.GetProtocol() == "" && u.Port() == "4318":
+		r.warnf(path, "4318 is the usual port of OTLP over HTTP, but no protocol is given, and grpc is the default: add protocol: http/protobuf")
 	case t.GetProtocol() == "http/protobuf" && u.Port() == "4317":
 		r.warnf(path, "4317 is the usual port of OTLP over gRPC, but the protocol is http/protobuf: port 4318, or protocol: grpc")
 	}

@@ -93,7 +93,11 @@ func methodName(s string) string {
 		return fmt.Sprintf("%q begins with a slash: write %s", s, name)
 	}
 	if i := strings.LastIndex(s, "."); i > 0 && service.MatchString(s) {
-		return fmt.Sprintf("%q has no slash: write pkg.Service/Method, here %s/%s, or match by service", s, s[:i], s[i+1:])
+		guess := s + "/Method" // a.B: a package and a service
+		if strings.Count(s, ".") > 1 {
+			guess = s[:i] + "/" + s[i+1:]
+		}
+		return fmt.Sprintf("%q has no slash: write pkg.Service/Method, here %s, or match by service", s, guess)
 	}
 	return fmt.Sprintf("%q is not a method: write pkg.Service/Method", s)
 }
