@@ -49,7 +49,7 @@ func (s Status) String() string {
 func (s Status) Known() bool { return s < NumStatuses }
 
 // ParseStatus parses the value of grpc-status: decimal digits, at most 2^31-1 (grpc-go's int32). Unlike grpc-go it takes no
-// sign. Not ok comes with Unknown, which is what a malformed status means to a client. It does not allocate.
+// sign; like it, it takes leading zeros, which the spec forbids senders. Not ok comes with Unknown, which is what a malformed status means to a client. It does not allocate.
 func ParseStatus(v string) (Status, bool) {
 	switch len(v) {
 	case 0:
@@ -92,7 +92,7 @@ func FromHTTPStatus(code int) Status {
 }
 
 // FromH2Code is the status of a call whose stream ended with RST_STREAM and that HTTP/2 error code, by the spec's table
-// "HTTP2 Transport Mapping / Errors". STREAM_CLOSED, which the table leaves out, HTTP_1_1_REQUIRED and unknown codes (which
+// "HTTP2 Transport Mapping / Errors". STREAM_CLOSED, for which the table has "no mapping", HTTP_1_1_REQUIRED and unknown codes (which
 // RFC 9113 section 7 lets us treat as INTERNAL_ERROR) are Internal. grpc-go differs in FLOW_CONTROL_ERROR (RESOURCE_EXHAUSTED) and
 // in unknown codes (UNKNOWN).
 func FromH2Code(code uint32) Status {

@@ -244,7 +244,7 @@ func FuzzTheDistanceIsTheTextbooks(f *testing.F) {
 	f.Add(strings.Repeat("ab", 32), strings.Repeat("ba", 32))
 	f.Fuzz(func(t *testing.T, a, b string) {
 		budget := 1 << 20
-		got, ok := newPattern(a).near(b, &budget)
+		got, ok := newPattern(a).near(b, letters(b), &budget)
 		a, b = clip(a), clip(b)
 		row := make([]int, len(b)+1)
 		for j := range row {
@@ -322,9 +322,22 @@ func BenchmarkMatch(b *testing.B) {
 }
 
 func BenchmarkNearest(b *testing.B) {
-	table := benchTable(b, false)
-	b.ReportAllocs()
-	for b.Loop() {
-		table.Nearest("/pkg10.Servise/Method33")
+	var similar []Rule
+	for i := range 20000 {
+		similar = append(similar, method(TierReflection, fmt.Sprintf("com.example.pkg%05d.v1.Service/Method", i), "c"))
+	}
+	for name, c := range map[string]struct {
+		table *Table
+		path  string
+	}{
+		"1000 methods":  {benchTable(b, false), "/pkg10.Servise/Method33"},
+		"20000 similar": {mustCompile(b, similar...), "/com.example.pkgxxxxx.v1.Service/Methed"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				c.table.Nearest(c.path)
+			}
+		})
 	}
 }
