@@ -2,7 +2,10 @@ package hpack
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
+
+	xhpack "golang.org/x/net/http2/hpack"
 )
 
 // relay is what the engine does with headers: decode from one connection, encode to another.
@@ -91,6 +94,30 @@ func BenchmarkRelayThreeVarying(b *testing.B) {
 	}
 }
 
+// The same from a peer that encodes as we do: raw strings, the varying fields with indexed names and not inserted.
+func BenchmarkRelayThreeVaryingFromTrunkline(b *testing.B) {
+	r, in := newRelay(), NewInterner()
+	enc := NewEncoder(in, 4096)
+	var blocks [][]byte
+	for i := range 1024 {
+		var fields []*Field
+		for _, f := range varyingRequest(i) {
+			fields = append(fields, in.Intern(f[0], f[1]))
+		}
+		if block := enc.Append(nil, fields); i < 4 {
+			r.pass(b, block)
+		} else {
+			blocks = append(blocks, block)
+		}
+	}
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		r.pass(b, blocks[i%len(blocks)])
+		i++
+	}
+}
+
 // h2load sends :path as a raw literal that is never inserted.
 func BenchmarkRelayLiteralPath(b *testing.B) {
 	r := newRelay()
@@ -108,16 +135,19 @@ func BenchmarkRelayLiteralPath(b *testing.B) {
 	}
 }
 
+// Different strings, so that the branch predictor cannot learn them.
 func BenchmarkHuffmanTraceparent(b *testing.B) {
-	p := newXnetPeer()
-	block := p.encode([][2]string{{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}})
-	block = block[2+block[1]&0x7f:]
-	block = block[1 : 1+block[0]&0x7f]
+	var coded [][]byte
+	for i := range 1024 {
+		coded = append(coded, xhpack.AppendHuffmanString(nil, fmt.Sprintf("00-%016x%016x-%016x-01", rand.Uint64(), rand.Uint64(), i*104729)))
+	}
 	buf := make([]byte, 256)
+	i := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := decodeHuffman(buf, block); err != nil {
+		if _, err := decodeHuffman(buf, coded[i&1023]); err != nil {
 			b.Fatal(err)
 		}
+		i++
 	}
 }

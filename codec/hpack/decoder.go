@@ -125,9 +125,13 @@ func (d *Decoder) at(idx uint32) *Field {
 
 // literal reads a literal field whose name index has a prefix of n bits, and returns it with a reference.
 func (d *Decoder) literal(block []byte, p int, n uint, sensitive Flags) (*Field, int, error) {
-	idx, p, err := readInt(block, p, n)
-	if err != nil {
-		return nil, p, err
+	mask := byte(1)<<n - 1
+	idx, err := uint32(block[p]&mask), error(nil)
+	p++
+	if byte(idx) == mask {
+		if idx, p, err = readInt(block, p-1, n); err != nil {
+			return nil, p, err
+		}
 	}
 	var nm *name
 	if idx == 0 {
@@ -156,9 +160,13 @@ func (d *Decoder) str(block []byte, p int) ([]byte, int, error) {
 		return nil, p, errTruncated
 	}
 	coded := block[p]&0x80 != 0
-	n, p, err := readInt(block, p, 7)
-	if err != nil {
-		return nil, p, err
+	n := uint32(block[p] & 0x7f)
+	p++
+	if n == 0x7f {
+		var err error
+		if n, p, err = readInt(block, p-1, 7); err != nil {
+			return nil, p, err
+		}
 	}
 	if uint64(n) > uint64(len(block)-p) {
 		return nil, p, errTruncated
@@ -168,7 +176,7 @@ func (d *Decoder) str(block []byte, p int) ([]byte, int, error) {
 	if !coded {
 		return s, p, nil
 	}
-	s, err = decodeHuffman(d.in.scratch, s)
+	s, err := decodeHuffman(d.in.scratch, s)
 	if err == nil && cap(s) <= maxScratch {
 		d.in.scratch = s
 	}

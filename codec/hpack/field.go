@@ -35,6 +35,8 @@ type Field struct {
 	MemoGen uint64
 
 	backing []byte // the memory of Value
+
+	_ [16]byte // 128 bytes: what the hot path reads, up to next, is one cache line
 }
 
 // Size returns the size of the field in bytes as RFC 7541 4.1 counts it.
@@ -72,19 +74,24 @@ func valueFlags(v []byte) Flags {
 	if a, z := v[0], v[len(v)-1]; a == ' ' || a == '\t' || z == ' ' || z == '\t' {
 		return BadValue
 	}
-	// Eight bytes a step: is any of them below 0x10? If so, look closer.
-	for len(v) >= 8 {
-		x := binary.LittleEndian.Uint64(v)
-		if (x-0x1010101010101010)&^x&0x8080808080808080 != 0 && forbidden(v[:8]) {
-			return BadValue
+	if len(v) >= 8 {
+		// Eight bytes a step, the last ones twice where need be: is any below 0x10? If so, look closer.
+		low := uint64(0)
+		for i := 0; i+8 <= len(v); i += 8 {
+			low |= lowBytes(binary.LittleEndian.Uint64(v[i:]))
 		}
-		v = v[8:]
+		if low|lowBytes(binary.LittleEndian.Uint64(v[len(v)-8:])) == 0 {
+			return 0
+		}
 	}
 	if forbidden(v) {
 		return BadValue
 	}
 	return 0
 }
+
+// lowBytes is not 0 if any byte of x is below 0x10.
+func lowBytes(x uint64) uint64 { return (x - 0x1010101010101010) &^ x & 0x8080808080808080 }
 
 func forbidden(v []byte) bool {
 	for _, c := range v {
