@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"math/bits"
 	"math/rand/v2"
 	"strings"
 
@@ -139,38 +140,45 @@ func (c carrier) Keys() []string        { return nil }
 // do not know are dropped.
 func parseTraceparent(s string) (id trace.TraceID, span trace.SpanID, flags trace.TraceFlags, ok bool) {
 	const length = 2 + 1 + 32 + 1 + 16 + 1 + 2
-	var version, f [1]byte
-	if len(s) < length || s[2] != '-' || s[35] != '-' || s[52] != '-' ||
-		!unhex(version[:], s[:2]) || version[0] == 0xff ||
-		len(s) > length && (version[0] == 0 || s[length] != '-') ||
-		!unhex(id[:], s[3:35]) || !unhex(span[:], s[36:52]) || !unhex(f[:], s[53:55]) ||
-		!id.IsValid() || !span.IsValid() {
+	if len(s) < length || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return trace.TraceID{}, trace.SpanID{}, 0, false
 	}
-	return id, span, trace.TraceFlags(f[0]) & (trace.FlagsSampled | trace.FlagsRandom), true
+	short := [8]byte{'0', '0', '0', '0', s[0], s[1], s[53], s[54]}
+	versionAndFlags, bad := unhex(binary.LittleEndian.Uint64(short[:]))
+	version, f := byte(versionAndFlags>>8), byte(versionAndFlags)
+	for i := range 4 {
+		v, b := unhex(load(s[3+8*i:]))
+		binary.BigEndian.PutUint32(id[4*i:], v)
+		bad |= b
+	}
+	for i := range 2 {
+		v, b := unhex(load(s[36+8*i:]))
+		binary.BigEndian.PutUint32(span[4*i:], v)
+		bad |= b
+	}
+	if bad != 0 || version == 0xff || len(s) > length && (version == 0 || s[length] != '-') || !id.IsValid() || !span.IsValid() {
+		return trace.TraceID{}, trace.SpanID{}, 0, false
+	}
+	return id, span, trace.TraceFlags(f) & (trace.FlagsSampled | trace.FlagsRandom), true
 }
 
-// unhex decodes lower-case hex digits; encoding/hex would allow upper case.
-func unhex(dst []byte, src string) bool {
-	for i := range dst {
-		hi, lo := digit(src[2*i]), digit(src[2*i+1])
-		if hi|lo > 15 {
-			return false
-		}
-		dst[i] = hi<<4 | lo
-	}
-	return true
+// load reads the first eight bytes of s, the first one lowest.
+func load(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
 
-// digit returns the value of a lower-case hex digit, else 0xff.
-func digit(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
-	}
-	return 0xff
+// unhex decodes eight lower-case hex digits at once, each byte of x being one, the first one lowest; bad is not 0 if one is
+// none (encoding/hex would allow upper case). It runs for every call that brings a context.
+func unhex(x uint64) (v uint32, bad uint64) {
+	const ones = 0x0101010101010101
+	n := x&(0x0f*ones) + 9*(x>>6&ones)               // the digits' values, if they are digits: bit 6 tells letters
+	back := n + '0'*ones + 39*((n+118*ones)>>7&ones) // and what they look like
+	bad = n&(0xf0*ones) | (back ^ x)
+	n = (n<<4 | n>>8) & 0x00ff00ff00ff00ff
+	n = (n | n>>8) & 0x0000ffff0000ffff
+	return bits.ReverseBytes32(uint32(n | n>>16)), bad
 }
 
 func formatTraceparent(id trace.TraceID, span trace.SpanID, flags trace.TraceFlags) string {

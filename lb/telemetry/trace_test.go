@@ -245,7 +245,7 @@ func TestTheStandardVariablesReachTheExporter(t *testing.T) {
 // that it does not know (W3C: a reader drops them) and takes a dash at the end (W3C: 55 characters).
 func FuzzParseTraceparent(f *testing.F) {
 	for _, s := range []string{sampled, unsampled, "", sampled + "-", "01" + sampled[2:] + "-more", "ff" + sampled[2:],
-		strings.ToUpper(sampled), sampled[:53] + "03", "00-0-0-0", strings.ReplaceAll(sampled, "-", "_")} {
+		strings.ToUpper(sampled), sampled[:53] + "03", "00-0-0-0", "00-00000000000000000000x00000000000-0000000000000001-00", strings.ReplaceAll(sampled, "-", "_")} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
