@@ -107,7 +107,7 @@ func newRequestEncoder(s style, v vary, path, authority string, bodyLen int, see
 	case styleGRPC:
 		static(3)
 		static(6)
-		field(4, ":path", path, false)
+		field(5, ":path", path, false) // x/net names it by 5, the later of two entries
 		field(1, ":authority", authority, false)
 		field(31, "content-type", "application/grpc", false)
 		field(58, "user-agent", "grpc-go/1.85.0", false)

@@ -138,6 +138,21 @@ func (d *decoder) readString(p []byte) (s, rest []byte, err error) {
 	return s, rest, err
 }
 
+// readValue is readString for a field of the given name. Of a value that nobody
+// reads it returns the length only.
+func (d *decoder) readValue(name fieldName, p []byte) (s []byte, length int, rest []byte, err error) {
+	if name != nameOther || len(p) == 0 || p[0]&0x80 == 0 {
+		s, rest, err = d.readString(p)
+		return s, len(s), rest, err
+	}
+	n, p, err := readInt(p, 7)
+	if err != nil || n > len(p) {
+		return nil, 0, nil, errHPACK
+	}
+	length, err = d.huff.length(p[:n])
+	return nil, length, p[n:], err
+}
+
 func (d *decoder) at(i int) (*entry, error) {
 	if i > 0 && i < len(d.static) {
 		return &d.static[i], nil
@@ -255,7 +270,7 @@ func (d *decoder) decode(p []byte, f *fields) error {
 			}
 			e.name, e.nameLen = nameOf(name), len(name)
 		}
-		value, rest, err := d.readString(p)
+		value, length, rest, err := d.readValue(e.name, p)
 		if err != nil {
 			return err
 		}
@@ -264,7 +279,7 @@ func (d *decoder) decode(p []byte, f *fields) error {
 			f.note(e.name, value)
 		}
 		if b&0xc0 == 0x40 {
-			e.size = e.nameLen + len(value) + 32
+			e.size = e.nameLen + length + 32
 			if e.name != nameOther {
 				e.value = string(value)
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"strings"
 	"sync"
@@ -13,6 +14,9 @@ import (
 // there is no table to mistype. Immutable once built.
 type huffman struct {
 	step [256][16]huffStep
+	// skip does a whole byte at a time and only counts what it would emit: what
+	// becomes of values that nobody reads.
+	skip [256][256]huffSkip
 	// hex holds the code of the two hex digits of each byte value, so that
 	// random ids are written as fast as they are drawn.
 	hex  [256]huffCode
@@ -24,6 +28,11 @@ type huffStep struct {
 	sym  uint8
 	emit bool
 	fail bool
+}
+
+type huffSkip struct {
+	next uint8
+	n    uint8
 }
 
 type huffCode struct {
@@ -94,6 +103,22 @@ func buildHuffman() *huffman {
 		}
 	}
 	t.dash = codeOf('-')
+	for s := range nodes {
+		for b := range 256 {
+			hi := t.step[s][b>>4]
+			lo := t.step[hi.next][b&15]
+			k := huffSkip{next: lo.next}
+			for _, st := range []huffStep{hi, lo} {
+				if st.emit {
+					k.n++
+				}
+				if st.fail {
+					k.n |= huffFail
+				}
+			}
+			t.skip[s][b] = k
+		}
+	}
 	const digits = "0123456789abcdef"
 	for b := range 256 {
 		hi, lo := codeOf(digits[b>>4]), codeOf(digits[b&15])
@@ -125,6 +150,23 @@ func (t *huffman) decode(dst, src []byte) ([]byte, error) {
 	return dst, nil
 }
 
+const huffFail = 0x80 // in huffSkip.n
+
+// length returns how many bytes the text of src has.
+func (t *huffman) length(src []byte) (n int, err error) {
+	state, bad := uint8(0), uint8(0)
+	for _, b := range src {
+		k := t.skip[state][b]
+		n += int(k.n)
+		bad |= k.n
+		state = k.next
+	}
+	if bad&huffFail != 0 {
+		return 0, errHuffman
+	}
+	return n, nil
+}
+
 // bitWriter appends codes to a byte slice, most significant bit first.
 type bitWriter struct {
 	out  []byte
@@ -135,17 +177,21 @@ type bitWriter struct {
 func (w *bitWriter) put(c huffCode) {
 	w.acc = w.acc<<c.n | uint64(c.bits)
 	w.fill += c.n
-	for w.fill >= 8 {
-		w.fill -= 8
-		w.out = append(w.out, byte(w.acc>>w.fill))
+	if w.fill >= 32 {
+		w.fill -= 32
+		w.out = binary.BigEndian.AppendUint32(w.out, uint32(w.acc>>w.fill))
 	}
 }
 
 // finish pads with ones, as RFC 7541 section 5.2 demands.
 func (w *bitWriter) finish() []byte {
-	if w.fill > 0 {
-		pad := 8 - w.fill
-		w.put(huffCode{1<<pad - 1, pad})
+	if pad := -w.fill & 7; pad > 0 {
+		w.acc = w.acc<<pad | (1<<pad - 1)
+		w.fill += pad
+	}
+	for w.fill > 0 {
+		w.fill -= 8
+		w.out = append(w.out, byte(w.acc>>w.fill))
 	}
 	return w.out
 }

@@ -254,37 +254,66 @@ func (l *link) forget(b *body) {
 }
 
 // serve reads until the connection ends and returns why; io.EOF is a clean end.
+//
+// The whole loop runs inside one RawConn.Read, so that a read which did not fill
+// the buffer is followed by waiting and not by a second read that finds nothing:
+// a quarter of the system calls of small calls. The price: an end of connection
+// that arrives in the same instant as data may go unseen until somebody closes.
 func (l *link) serve() error {
 	buf := make([]byte, min(l.bufMax, 8<<10)) // it grows when a read fills it
 	w := 0
-	for {
-		n, err := l.conn.Read(buf[w:])
-		if n > 0 {
-			w += n
-			l.mu.Lock()
-			l.h.batchBegins()
-			used, perr := l.parse(buf[:w])
-			l.h.batchEnds()
-			l.settle()
-			l.mu.Unlock()
-			if perr != nil {
-				return perr
+	var end error
+	err := l.raw.Read(func(fd uintptr) bool {
+		for {
+			n, err := syscall.Read(int(fd), buf[w:])
+			switch {
+			case err == syscall.EINTR:
+				continue
+			case err == syscall.EAGAIN:
+				return false
+			case err != nil:
+				end = err
+				return true
+			case n == 0:
+				end = io.EOF
+				if w > 0 {
+					end = io.ErrUnexpectedEOF
+				}
+				return true
 			}
+			w += n
 			full := w == len(buf)
+			used, err := l.batch(buf[:w])
+			if err != nil {
+				end = err
+				return true
+			}
 			w = copy(buf, buf[used:w])
-			if full && len(buf) < l.bufMax {
+			if !full {
+				return false
+			}
+			if len(buf) < l.bufMax {
 				grown := make([]byte, l.bufMax)
 				copy(grown, buf[:w])
 				buf = grown
 			}
 		}
-		if err != nil {
-			if w > 0 && errors.Is(err, io.EOF) {
-				return io.ErrUnexpectedEOF
-			}
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
+	return end
+}
+
+// batch handles what one read brought and flushes what came of it.
+func (l *link) batch(p []byte) (used int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.h.batchBegins()
+	used, err = l.parse(p)
+	l.h.batchEnds()
+	l.settle()
+	return used, err
 }
 
 // parse consumes whole frames and says how many bytes that were.

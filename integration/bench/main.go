@@ -39,6 +39,7 @@ type options struct {
 	proxyCores          int
 	idle, stalled       int
 	fanin               bool
+	nice                int
 }
 
 func parseOptions() *options {
@@ -59,6 +60,7 @@ func parseOptions() *options {
 	flag.IntVar(&o.idle, "idle", 0, "memory: that many idle client connections (1000)")
 	flag.IntVar(&o.stalled, "stalled", 0, "memory and latency: that many stalled streams of one client (200)")
 	flag.BoolVar(&o.fanin, "fanin", false, "upstream connections of 1,000 clients in front of 10 backends")
+	flag.IntVar(&o.nice, "nice", 0, "niceness of everything measured; -20 (as root) on a machine that others use too")
 	flag.Parse()
 	set := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
@@ -225,6 +227,13 @@ func run(ctx context.Context, o *options) error {
 	}
 	if err := pinSelf(l.loadCores); err != nil {
 		return fmt.Errorf("cannot bind to cores %v: %w", l.loadCores, err)
+	}
+	if o.nice != 0 {
+		restore, err := niceSelf(o.nice)
+		defer restore()
+		if err != nil {
+			return fmt.Errorf("niceness %d: %w", o.nice, err)
+		}
 	}
 	runtime.GOMAXPROCS(len(l.loadCores))
 	debug.SetGCPercent(400) // nothing is allocated per call; connections are

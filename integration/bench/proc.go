@@ -37,15 +37,34 @@ func cpuSet(list []int) *unix.CPUSet {
 	return &set
 }
 
-// pinSelf binds every thread of this process; threads to come inherit it.
+// pinSelf binds every thread of this process; threads and children to come inherit it.
 func pinSelf(list []int) error {
+	return eachThread(func(tid int) error { return unix.SchedSetaffinity(tid, cpuSet(list)) })
+}
+
+// niceSelf sets the niceness of every thread of this process, inherited likewise,
+// and of its session's scheduling group: where the kernel groups by session,
+// that is what counts against other sessions. restore undoes the latter.
+func niceSelf(n int) (restore func(), err error) {
+	const group = "/proc/self/autogroup" // "/autogroup-9 nice 0"
+	restore = func() {}
+	if b, err := os.ReadFile(group); err == nil {
+		f := strings.Fields(string(b))
+		if err := os.WriteFile(group, []byte(strconv.Itoa(n)), 0); err == nil && len(f) == 3 {
+			restore = func() { _ = os.WriteFile(group, []byte(f[2]), 0) }
+		}
+	}
+	return restore, eachThread(func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, n) })
+}
+
+func eachThread(do func(tid int) error) error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
 	}
 	for _, t := range tasks {
 		if tid, err := strconv.Atoi(t.Name()); err == nil {
-			if err := unix.SchedSetaffinity(tid, cpuSet(list)); err != nil && err != unix.ESRCH {
+			if err := do(tid); err != nil && err != unix.ESRCH {
 				return err
 			}
 		}

@@ -212,6 +212,10 @@ func writeHeader(w io.Writer, l *lab, selected []*peer, missing []string, o *opt
 	}
 	fmt.Fprintf(w, "# Trunkline beside its peers, %s\n\n", time.Now().UTC().Format("2006-01-02 15:04 UTC"))
 	fmt.Fprintf(w, "- Linux %s, %s, %s.\n", unix.ByteSliceToString(u.Release[:]), cpu, runtime.Version())
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		load, _, _ := strings.Cut(string(b), " ")
+		fmt.Fprintf(w, "- Load average when it began: %s (above 0.5: others were using the machine, and the figures are worth less); niceness %d.\n", load, o.nice)
+	}
 	fmt.Fprintf(w, "- The proxy is alone on %d core(s) (%v) with as many threads; load, backends and trace sink are on %d (%v). Loopback, no TLS.\n",
 		len(l.proxyCores), l.proxyCores, len(l.loadCores), l.loadCores)
 	if len(l.proxyCores) == len(l.loadCores) && l.proxyCores[0] == l.loadCores[0] {
