@@ -14,7 +14,8 @@
 // OTEL_TRACES_EXPORTER (otlp or none), OTEL_TRACES_SAMPLER and its _ARG, OTEL_PROPAGATORS, OTEL_SERVICE_NAME,
 // OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_* and OTEL_SPAN_*. Without an endpoint in either place (and without
 // OTEL_TRACES_EXPORTER=otlp, which means the collector on localhost) tracing is off. OTEL_SDK_DISABLED=true turns tracing
-// off whatever else says; the metrics page stays, it is part of the product.
+// off whatever else says; the metrics page stays, it is part of the product. Metrics are pulled: OTEL_METRICS_EXPORTER is
+// not read.
 //
 // Three defaults differ from the SDK's: the protocol is grpc; the sampler is parent-based with a ratio of [DefaultSampleRatio]
 // (the SDK's 1 would trace every call of a data plane); and spans wait for a slow collector in a queue that drops (counted)

@@ -19,7 +19,7 @@ type Trace struct {
 	parent   trace.SpanContext // of the client; invalid for a new trace
 	span     trace.SpanID      // of the SERVER span
 	flags    trace.TraceFlags
-	restart  bool            // a new trace although the request carried another format's or a broken context
+	w3c      bool            // the parent came as traceparent, so the request's tracestate belongs to it
 	ctx      context.Context // what other formats than W3C remember (B3's debug flag); nil if nothing
 	attempts []trace.SpanID
 	few      [2]trace.SpanID // the first places of attempts
@@ -27,7 +27,7 @@ type Trace struct {
 
 // StartTrace decides whether a call is traced, when its request headers have arrived: nil if not, then its headers go
 // upstream as they came. traceparent is the header's value, "" if absent; h looks up any other header field by its
-// lower-case name; both are borrowed until return. rnd is a uniformly random number, which becomes part of a new trace's
+// lower-case name ("" if absent); both are borrowed until return. rnd is a uniformly random number, which becomes part of a new trace's
 // id. A valid parent's decision is followed (unless the sampler is told otherwise); a malformed traceparent counts as
 // absent, as W3C Trace Context has it.
 func (t *Telemetry) StartTrace(traceparent string, h func(name string) string, rnd uint64) *Trace {
@@ -45,11 +45,13 @@ func (tc *tracing) start(traceparent string, h func(string) string, rnd uint64) 
 			}
 			// An unreadable tracestate is no reason to lose the trace (W3C 3.3.1.1).
 			state, _ := trace.ParseTraceState(strings.Clone(h("tracestate")))
-			return tc.newTrace(id, trace.NewSpanContext(trace.SpanContextConfig{
+			tr := tc.newTrace(id, trace.NewSpanContext(trace.SpanContextConfig{
 				TraceID: id, SpanID: span, TraceFlags: flags, TraceState: state, Remote: true}), nil)
+			tr.w3c = true
+			return tr
 		}
 	}
-	if tc.others != nil && h != nil {
+	if tc.others != nil {
 		ctx, sc, denied := tc.extract(h)
 		if denied || sc.IsValid() && !tc.sampler.child(sc.IsSampled(), low(sc.TraceID())) {
 			return nil
@@ -107,7 +109,7 @@ func (tr *Trace) Inject(attempt int, set func(name, value string)) {
 	tc := tr.tracing
 	if tc.w3c {
 		set("traceparent", formatTraceparent(tr.traceID, span, tr.flags))
-		if !tr.parent.IsValid() {
+		if !tr.w3c {
 			set("tracestate", "") // belongs to a traceparent that was absent or broken
 		}
 	}

@@ -115,6 +115,8 @@ func TestB3IsReadInEitherFormAndWrittenInTheConfiguredOne(t *testing.T) {
 		{"b3", headers{"traceparent": sampled}, headers{"traceparent": sampled, "b3": "NEW-SPAN-1"}}, // W3C is not configured: relayed
 		{"tracecontext,b3", headers{"traceparent": sampled}, headers{"traceparent": "00-" + parentTrace + "-SPAN-01", "b3": parentTrace + "-SPAN-1"}},
 		{"tracecontext,b3", single, headers{"traceparent": "00-" + parentTrace + "-SPAN-01", "b3": parentTrace + "-SPAN-1"}},
+		{"tracecontext,b3", headers{"traceparent": "broken", "tracestate": "v=1", "b3": single["b3"]},
+			headers{"traceparent": "00-" + parentTrace + "-SPAN-01", "b3": parentTrace + "-SPAN-1"}}, // a tracestate without its traceparent
 		{"tracecontext,b3", headers{"traceparent": sampled, "b3": "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-0"},
 			headers{"traceparent": "00-" + parentTrace + "-SPAN-01", "b3": parentTrace + "-SPAN-1"}}, // W3C goes first
 		{"none", headers{"traceparent": sampled, "b3": "0"}, headers{"traceparent": sampled, "b3": "0"}},
