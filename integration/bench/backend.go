@@ -100,7 +100,7 @@ func (b *backend) serve(c *net.TCPConn) {
 		delete(b.conns, c)
 		b.mu.Unlock()
 	}()
-	s := &serverConn{backend: b, dec: newDecoder(), streams: map[uint32]*serverStream{}}
+	s := &serverConn{backend: b, dec: newDecoder(), far: map[uint32]*serverStream{}}
 	s.enc.max = defaultTable
 	l, err := newLink(c, s, false, 256<<10, bulkConnWindow/4)
 	if err != nil {
@@ -136,7 +136,10 @@ type serverConn struct {
 	enc     replyEncoder
 	fields  fields
 	last    uint32
-	streams map[uint32]*serverStream
+	// A stream is at near[(id/2) modulo its length], or in far if that is taken.
+	near [256]*serverStream
+	far  map[uint32]*serverStream
+	live int
 	// fresh is a call of which only HEADERS were read: nearly always its one DATA
 	// frame follows, and it never enters the map. 0: none.
 	fresh       uint32
@@ -165,13 +168,49 @@ func (s *serverConn) newStream(id uint32, m method) *serverStream {
 	st.method = m
 	st.reply.id = id
 	st.reply.window = s.initWindow
-	s.streams[id] = st
+	s.live++
+	if at := s.place(id); *at == nil {
+		*at = st
+	} else {
+		s.far[id] = st
+	}
 	return st
+}
+
+func (s *serverConn) place(id uint32) **serverStream {
+	return &s.near[id>>1&uint32(len(s.near)-1)]
+}
+
+// find returns nil for a stream that is over.
+func (s *serverConn) find(id uint32) *serverStream {
+	if st := *s.place(id); st != nil && st.reply.id == id {
+		return st
+	}
+	if len(s.far) == 0 {
+		return nil
+	}
+	return s.far[id]
+}
+
+func (s *serverConn) each(do func(st *serverStream)) {
+	for _, st := range s.near {
+		if st != nil {
+			do(st)
+		}
+	}
+	for _, st := range s.far {
+		do(st)
+	}
 }
 
 func (s *serverConn) drop(id uint32, st *serverStream) {
 	s.forget(&st.reply)
-	delete(s.streams, id)
+	s.live--
+	if at := s.place(id); *at == st {
+		*at = nil
+	} else {
+		delete(s.far, id)
+	}
 	s.free = append(s.free, st)
 }
 
@@ -189,7 +228,7 @@ func (s *serverConn) headers(id uint32, block []byte, end bool) error {
 	}
 	s.settleFresh()
 	if id <= s.last {
-		if st := s.streams[id]; st != nil && end { // request trailers
+		if st := s.find(id); st != nil && end { // request trailers
 			s.requestEnded(id, st)
 		}
 		return nil
@@ -198,7 +237,7 @@ func (s *serverConn) headers(id uint32, block []byte, end bool) error {
 		return errFrame
 	}
 	s.last = id
-	if len(s.streams) >= maxStreams {
+	if s.live >= maxStreams {
 		s.out = appendReset(s.out, id, codeRefusedStream)
 		return nil
 	}
@@ -222,7 +261,7 @@ func (s *serverConn) data(id uint32, p []byte, flow int, end bool) error {
 		return nil
 	}
 	s.settleFresh()
-	st := s.streams[id]
+	st := s.find(id)
 	if st == nil {
 		return nil // reset meanwhile
 	}
@@ -278,12 +317,12 @@ func (s *serverConn) replyTrailers(id uint32) {
 
 func (s *serverConn) bodySent(b *body) {
 	s.replyTrailers(b.id)
-	s.drop(b.id, s.streams[b.id])
+	s.drop(b.id, s.find(b.id))
 }
 
 func (s *serverConn) reset(id, _ uint32) {
 	s.settleFresh()
-	if st := s.streams[id]; st != nil {
+	if st := s.find(id); st != nil {
 		s.drop(id, st)
 	}
 }
@@ -292,7 +331,7 @@ func (s *serverConn) goAway(_, _ uint32, _ []byte) {}
 
 func (s *serverConn) window(id uint32, inc int64) {
 	s.settleFresh()
-	if st := s.streams[id]; st != nil {
+	if st := s.find(id); st != nil {
 		st.reply.window += inc
 		if len(st.reply.data) > 0 {
 			s.enqueue(&st.reply)
@@ -308,10 +347,10 @@ func (s *serverConn) settings(tableSize, _ int64, delta int64) {
 	if delta == 0 {
 		return
 	}
-	for _, st := range s.streams {
+	s.each(func(st *serverStream) {
 		st.reply.window += delta
 		if len(st.reply.data) > 0 {
 			s.enqueue(&st.reply)
 		}
-	}
+	})
 }

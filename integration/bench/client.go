@@ -34,7 +34,8 @@ type clientConn struct {
 	gone       bool // the peer takes no more calls
 	wanted     int  // size of a whole response body
 	expect     []byte
-	at         int64 // when this batch of frames was read
+	late       []byte // DATA frames that wait for the last HEADERS of a batch
+	at         int64  // when this batch of frames was read
 	done       uint64
 	freed      int // places freed in this batch, for the pacer
 	counted    int // live calls that load.active knows of
@@ -91,6 +92,11 @@ func (c *clientConn) startCall(start int64) {
 	// other end would show it.
 	c.connWindow -= int64(len(c.expect))
 	binary.BigEndian.PutUint32(c.expect[9:], id)
+	if c.load.spec.style == styleH2load { // all HEADERS of a batch, then all DATA
+		c.late = appendFrame(c.late, len(c.expect), frameData, flagEndStream, id)
+		c.late = append(c.late, c.expect...)
+		return
+	}
 	c.out = appendFrame(c.out, len(c.expect), frameData, flagEndStream, id)
 	c.out = append(c.out, c.expect...)
 }
@@ -113,12 +119,17 @@ func (c *clientConn) batchEnds() {
 	for ; c.freed > 0 && c.load.pace != nil && !c.gone; c.freed-- {
 		c.load.pace.freed(c)
 	}
-	c.syncActive()
+	c.batchCalls()
 }
 
-// syncActive tells the load how many calls are live; once per batch, so that a
-// call replaced by the next costs nothing.
-func (c *clientConn) syncActive() {
+// batchCalls ends a batch of started and finished calls: late DATA goes out, and
+// the load learns how many calls are live (once per batch, so that a call
+// replaced by the next costs nothing).
+func (c *clientConn) batchCalls() {
+	if len(c.late) > 0 {
+		c.out = append(c.out, c.late...)
+		c.late = c.late[:0]
+	}
 	if d := c.live - c.counted; d != 0 {
 		c.load.active.Add(int64(d))
 		c.counted = c.live
@@ -268,5 +279,5 @@ func (c *clientConn) ended(err error) {
 		c.load.fail("connection lost with %d calls: %v", c.live, err)
 	}
 	c.gone, c.live = true, 0
-	c.syncActive()
+	c.batchCalls()
 }

@@ -70,8 +70,10 @@ func TestH2loadStyleNeverIndexesPath(t *testing.T) {
 			second = block
 		}
 	}
-	if !bytes.Equal(first, second) || first[0] != 0x04 {
-		t.Fatalf("blocks %x and %x: :path is not a literal without indexing", first, second)
+	// As caught from h2load 1.52, the same request for the second time.
+	const caught = "048c6232d449d7c049cec6b3553786c183c0bfbe0f0d023639"
+	if !bytes.Equal(first, second) || fmt.Sprintf("%x", first) != caught {
+		t.Fatalf("blocks %x and %x instead of %s", first, second, caught)
 	}
 }
 

@@ -149,7 +149,7 @@ func (l *load) begin() error {
 		for range min(l.spec.streams, c.limit) {
 			c.startCall(now)
 		}
-		c.syncActive()
+		c.batchCalls()
 		c.settle()
 		c.mu.Unlock()
 	}
@@ -163,7 +163,7 @@ func (l *load) once() {
 		c.mu.Lock()
 		if !c.gone {
 			c.startCall(l.now())
-			c.syncActive()
+			c.batchCalls()
 			c.settle()
 		}
 		c.mu.Unlock()

@@ -80,7 +80,7 @@ func (p *pacer) arrive(due int64) {
 	c.mu.Lock()
 	if !c.gone {
 		c.startCall(due)
-		c.syncActive()
+		c.batchCalls()
 		c.settle()
 	}
 	c.mu.Unlock()
