@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/trunkline/trunkline/discovery"
+	"github.com/trunkline/trunkline/lb/config"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 	demov1 "github.com/trunkline/trunkline/proto/trunkline/demo/v1"
@@ -169,6 +170,7 @@ func (d *demo) config() *configv1.Config {
 			c.Tracing.Protocol = "http/protobuf"
 		}
 	}
+	config.ApplyDefaults(c)
 	return c
 }
 
