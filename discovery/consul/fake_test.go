@@ -33,7 +33,8 @@ type fakeConsul struct {
 	noLeader bool
 	// trouble says what becomes of a request: 0 nothing, an HTTP status, or hang.
 	trouble func(path string) int
-	queries map[string]int // answered or not, by path
+	queries map[string]int      // answered or not, by path
+	indexes map[string][]string // what they waited for, by path
 	dials   int
 	down    bool
 	conns   []net.Conn
@@ -46,7 +47,7 @@ const hang = -1
 func newFakeConsul(t *testing.T) *fakeConsul {
 	f := &fakeConsul{
 		index: 100, services: map[string][]*api.ServiceEntry{}, changed: make(chan struct{}),
-		queries: map[string]int{}, accept: make(chan net.Conn),
+		queries: map[string]int{}, indexes: map[string][]string{}, accept: make(chan net.Conn),
 	}
 	f.server = &http.Server{Handler: f}
 	done := make(chan struct{})
@@ -138,6 +139,7 @@ func instance(name, tag string, port int) *api.ServiceEntry {
 func (f *fakeConsul) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.queries[r.URL.Path]++
+	f.indexes[r.URL.Path] = append(f.indexes[r.URL.Path], r.URL.Query().Get("index"))
 	trouble := 0
 	if f.trouble != nil {
 		trouble = f.trouble(r.URL.Path)

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -101,6 +102,11 @@ func TestIndexGoingBackwardsStartsAnew(t *testing.T) {
 		s.consul.set("echo", "grpc", 7001, 7002)
 		after(15 * time.Second)
 		s.want("echo", 0, 7001, 7002)
+		s.consul.mu.Lock()
+		if got := s.consul.indexes["/v1/health/service/echo"]; !slices.Equal(got, []string{"", "101", "", "4"}) {
+			t.Errorf("it asked with the indexes %q", got)
+		}
+		s.consul.mu.Unlock()
 		s.consul.set("echo", "grpc", 7001, 7002, 7003)
 		s.want("echo", 0, 7001, 7002, 7003)
 	})
@@ -319,7 +325,14 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 		if s.now("echo").StaleSince.IsZero() {
 			t.Fatal("it is not stale though the token is refused")
 		}
-		write("other") // of the same length, perhaps within the same tick of the file system's clock
+		before, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write("other") // of the same length, and within the same tick of the file system's clock
+		if err := os.Chtimes(file, time.Time{}, before.ModTime()); err != nil {
+			t.Fatal(err)
+		}
 		after(11 * time.Second)
 		if c := s.now("echo"); !c.StaleSince.IsZero() {
 			t.Fatalf("the new token was not taken: %s", c.Err)
