@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,9 +15,6 @@ import (
 
 	"github.com/trunkline/trunkline/lb/admin"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
-
-	"context"
-	"log/slog"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
