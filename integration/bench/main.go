@@ -120,14 +120,14 @@ func (o *options) chosenWorkloads() ([]*workload, error) {
 // chosenPeers returns the peers that can run and says of the others what is missing.
 func (o *options) chosenPeers(l *lab) (list []*peer, missing []string, err error) {
 	want := map[string]bool{}
-	if o.peers != "" {
-		for name := range strings.SplitSeq(o.peers, ",") {
+	for name := range strings.SplitSeq(o.peers, ",") {
+		if name != "" {
 			want[name] = true
 		}
 	}
 	for i := range peers {
 		p := &peers[i]
-		if len(want) > 0 && !want[p.name] {
+		if o.peers != "" && !want[p.name] {
 			continue
 		}
 		delete(want, p.name)
@@ -145,10 +145,8 @@ func (o *options) chosenPeers(l *lab) (list []*peer, missing []string, err error
 		}
 		list = append(list, p)
 	}
-	if o.peers != "" && len(want) > 0 {
-		for name := range want {
-			return nil, nil, fmt.Errorf("there is no peer %q", name)
-		}
+	for name := range want {
+		return nil, nil, fmt.Errorf("there is no peer %q", name)
 	}
 	return list, missing, nil
 }
@@ -264,7 +262,6 @@ func run(ctx context.Context, o *options) error {
 	}
 	b := &bench{lab: l, options: o, peers: selected}
 	writeHeader(out, l, selected, missing, o)
-	pass := true
 	var tables []*table
 	for _, w := range chosen {
 		t, err := b.workload(ctx, w)
@@ -273,11 +270,15 @@ func run(ctx context.Context, o *options) error {
 		}
 		tables = append(tables, t)
 	}
-	pass = writeSummary(out, tables)
+	fast := writeSummary(out, tables)
 	for _, t := range tables {
 		t.write(out)
 	}
-	if !pass && o.check {
+	small, err := b.shapes(ctx, out)
+	if err != nil {
+		return err
+	}
+	if o.check && !(fast && small) {
 		return errors.New("a limit was missed")
 	}
 	return nil
