@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 )
@@ -73,15 +74,15 @@ func parse(fsys fs.FS) (*tree, error) {
 		if err != nil {
 			return err
 		}
-		parsed, err := parser.ParseFile(t.fset, p, src, parser.ParseComments)
+		syntax, err := parser.ParseFile(t.fset, p, src, parser.ParseComments)
 		if err != nil {
 			return err
 		}
 		f := &file{
-			path: p, ast: parsed, lines: strings.Count(string(src), "\n"), test: strings.HasSuffix(p, "_test.go"),
-			generated: ast.IsGenerated(parsed), imports: map[string]string{},
+			path: p, ast: syntax, lines: strings.Count(string(src), "\n"), test: strings.HasSuffix(p, "_test.go"),
+			generated: ast.IsGenerated(syntax), imports: map[string]string{},
 		}
-		for _, spec := range parsed.Imports {
+		for _, spec := range syntax.Imports {
 			target, err := strconv.Unquote(spec.Path.Value)
 			if err != nil {
 				return err
@@ -101,10 +102,13 @@ func parse(fsys fs.FS) (*tree, error) {
 	return t, err
 }
 
+// parsed is read once for all tests of this package; rules do not change it.
+var parsed = sync.OnceValues(func() (*tree, error) { return parse(os.DirFS("../..")) })
+
 // repository is the tree that these tests are part of.
 func repository(t *testing.T) *tree {
 	t.Helper()
-	all, err := parse(os.DirFS("../.."))
+	all, err := parsed()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -241,7 +241,7 @@ func (r *report) scalar(n *yaml.Node, path string) (string, bool) {
 	case isNull(n):
 		r.unreadable(path, "has no value: remove it, or write \"\"")
 	case strings.ContainsFunc(n.Value, unicode.IsControl):
-		r.unreadable(path, "contains a control character (line break, tab, ...): %q", n.Value)
+		r.unreadable(path, "contains a control character: write it on one line, without line breaks and tabs") // not its value: it may be a secret
 	default:
 		return n.Value, true
 	}

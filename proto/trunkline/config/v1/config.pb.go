@@ -528,7 +528,7 @@ type Consul struct {
 	Datacenter string `protobuf:"bytes,4,opt,name=datacenter,proto3" json:"datacenter,omitempty"`
 	// Enterprise namespace. Default: CONSUL_NAMESPACE, else the token's.
 	Namespace string `protobuf:"bytes,5,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// ACL token. Default: CONSUL_HTTP_TOKEN. Prefer tokenFile: configs are shown on the admin page (without this).
+	// ACL token. Default: CONSUL_HTTP_TOKEN. Prefer tokenFile: config files get copied about.
 	Token string `protobuf:"bytes,6,opt,name=token,proto3" json:"token,omitempty"`
 	// File that holds the ACL token. Default: CONSUL_HTTP_TOKEN_FILE.
 	TokenFile string `protobuf:"bytes,7,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
