@@ -104,6 +104,9 @@ func (b *Backend) Conns() int64 { return b.conns.Load() }
 // PeakCalls is the most calls that were ever open here at the same time.
 func (b *Backend) PeakCalls() int64 { return b.peak.Load() }
 
+// OpenCalls is how many calls are open here now.
+func (b *Backend) OpenCalls() int64 { return b.active.Load() }
+
 // OpenGate lets the streams that wait at the gate of this name go on.
 func (b *Backend) OpenGate(name string) { closeOnce(b.gate(name)) }
 

@@ -17,13 +17,19 @@ import (
 // Dial connects a stock grpc-go client, in plain text, to an address; it is closed when the test ends.
 func Dial(t testing.TB, addr string, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	cc, err := grpc.NewClient("passthrough:///"+addr, append([]grpc.DialOption{
+	return DialTarget(t, "passthrough:///"+addr, opts...)
+}
+
+// DialTarget is Dial for a target of any scheme.
+func DialTarget(t testing.TB, target string, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	cc, err := grpc.NewClient(target, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableRetry(), // grpc-go's own retries would hide failed calls
 		grpc.WithNoProxy(),
 	}, opts...)...)
 	if err != nil {
-		t.Fatalf("dial %s: %v", addr, err)
+		t.Fatalf("dial %s: %v", target, err)
 	}
 	t.Cleanup(func() { cc.Close() })
 	return cc

@@ -12,8 +12,8 @@ import (
 // reports goroutines that were left behind.
 func Main(m *testing.M) {
 	code := m.Run()
-	if binary.dir != "" {
-		os.RemoveAll(binary.dir) //nolint:errcheck // a temporary directory
+	if product.dir != "" {
+		os.RemoveAll(product.dir) //nolint:errcheck // a temporary directory
 	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {

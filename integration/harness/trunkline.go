@@ -173,20 +173,20 @@ type built struct {
 	err  error
 }
 
-// binary is set up by the first test that needs it and removed by Main.
+// product is set up by the first test that needs it and removed by Main.
 //
 //nolint:gochecknoglobals // one binary per test process is the point
-var binary built
+var product built
 
 // Binary is the path of the trunkline command, built from this tree once per test process, with the race detector
 // when the tests have it.
 func Binary(t testing.TB) string {
 	t.Helper()
-	binary.once.Do(func() { binary.build() })
-	if binary.err != nil {
-		t.Fatalf("build trunkline: %v", binary.err)
+	product.once.Do(func() { product.build() })
+	if product.err != nil {
+		t.Fatalf("build trunkline: %v", product.err)
 	}
-	return binary.path
+	return product.path
 }
 
 func (b *built) build() {
