@@ -90,7 +90,11 @@ func readFile(path string) ([]byte, error) {
 // Parse makes a config of YAML text; name stands for the file in messages. The config is complete: ApplyDefaults has been
 // applied. With an error the config is nil; warnings come either way.
 func Parse(name string, data []byte) (*configv1.Config, []Warning, error) {
-	r := &report{file: name, at: map[string]place{}, said: map[string]bool{}, unread: map[string]bool{}}
+	return parse(name, data, maxNodes)
+}
+
+func parse(name string, data []byte, limit int) (*configv1.Config, []Warning, error) {
+	r := &report{file: name, limit: limit, at: map[string]place{}, said: map[string]bool{}, unread: map[string]bool{}}
 	cfg := &configv1.Config{}
 	if root := r.readDocument(data); root != nil {
 		r.decode(root, cfg)
@@ -128,6 +132,7 @@ type report struct {
 	errors   Errors
 	warnings []Warning
 	nodes    int // visited so far, aliases counted each time
+	limit    int // of nodes
 }
 
 // errorf reports what is wrong at path, unless something was said about it, or it could not be read.

@@ -28,8 +28,8 @@ func (r *report) decode(root *yaml.Node, m proto.Message) {
 	if tree == nil {
 		return
 	}
-	if r.nodes >= maxNodes {
-		r.errorf("", "has more than %d values (an alias counts as what it stands for): too large", maxNodes)
+	if r.nodes >= r.limit {
+		r.errorf("", "has more than %d values (an alias counts as what it stands for): too large", r.limit)
 		return
 	}
 	text, err := json.Marshal(tree)
@@ -79,7 +79,7 @@ func (r *report) message(n *yaml.Node, path string, desc protoreflect.MessageDes
 func (r *report) entries(n *yaml.Node, path string, pathOf func(key string) string) func(func(string, *yaml.Node) bool) {
 	return func(yield func(string, *yaml.Node) bool) {
 		seen := map[string]bool{}
-		for i := 0; i+1 < len(n.Content) && r.nodes < maxNodes; i += 2 {
+		for i := 0; i+1 < len(n.Content) && r.nodes < r.limit; i += 2 {
 			k, v := n.Content[i], n.Content[i+1]
 			if k.Kind != yaml.ScalarNode {
 				r.errorAt(k, path, "a key must be a plain word, got %s", describe(k))
@@ -142,7 +142,7 @@ func (r *report) field(n *yaml.Node, path string, field protoreflect.FieldDescri
 		}
 		list := []any{}
 		for i, item := range n.Content {
-			if r.nodes >= maxNodes {
+			if r.nodes >= r.limit {
 				break
 			}
 			if v := r.single(item, fmt.Sprintf("%s[%d]", path, i), field); v != nil {
