@@ -377,3 +377,6 @@ func (c *Conn) FinalGoAway() {
 	c.out = h2.AppendGoAway(c.out, c.lastID, h2.NoError, "")
 	c.total += h2.HeaderLen + 8
 }
+
+// Final says whether the second step of GoAway is out.
+func (c *Conn) Final() bool { return c.goAwayFinal }

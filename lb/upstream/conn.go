@@ -107,7 +107,7 @@ var errSilent = errors.New("no answer to PING")
 
 // tend looks after the connection from time to time: too long without SETTINGS, without use, or without an answer.
 func (c *Conn) tend() {
-	o := c.pool.ep.reg.opts.Load()
+	o := c.pool.ep.opts.Load()
 	now := c.Shard.Now()
 	switch {
 	case !c.ready:
@@ -138,7 +138,7 @@ func (c *Conn) tend() {
 
 // tendLater sets the timer for the next look: often enough for the shortest of the settings.
 func (c *Conn) tendLater() {
-	o := c.pool.ep.reg.opts.Load()
+	o := c.pool.ep.opts.Load()
 	d := min(o.IdleTimeout, o.KeepaliveInterval)
 	if c.pinged != 0 {
 		d = min(d, o.KeepaliveTimeout)

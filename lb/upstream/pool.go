@@ -39,7 +39,7 @@ type Pool struct {
 
 // Reserve returns a connection on which a stream may be opened now; or (nil, nil): w is told later; or why not.
 func (p *Pool) Reserve(w Waiter) (*Conn, error) {
-	o := p.ep.reg.opts.Load()
+	o := p.ep.opts.Load()
 	for _, c := range p.conns {
 		if c.open(o) {
 			return c, nil
@@ -82,7 +82,7 @@ func (p *Pool) startDial() {
 	r.dials.Add(1)
 	go func() {
 		defer r.dials.Done()
-		ctx, cancel := context.WithTimeout(r.ctx, r.opts.Load().ConnectTimeout)
+		ctx, cancel := context.WithTimeout(r.ctx, p.ep.opts.Load().ConnectTimeout)
 		nc, err := r.dial(ctx, p.ep.Address)
 		cancel()
 		p.shard.Enter()
@@ -103,7 +103,7 @@ func (p *Pool) startDial() {
 // attach makes a connection of a dialled socket; it takes streams once the peer's SETTINGS are here, so that its limit is
 // never exceeded.
 func (p *Pool) attach(nc net.Conn) {
-	o := p.ep.reg.opts.Load()
+	o := p.ep.opts.Load()
 	c := &Conn{pool: p, StreamHandler: p.ep.reg.streams[p.shard.ID]}
 	c.Conn = transport.New(p.shard, nc, session.Client, &o.Session, c)
 	c.OnGone = c.handleGone
@@ -142,7 +142,7 @@ func (p *Pool) failWaiting(err error) {
 
 // serve gives free places to those who wait.
 func (p *Pool) serve() {
-	o := p.ep.reg.opts.Load()
+	o := p.ep.opts.Load()
 	for len(p.waiting) > 0 {
 		i := slices.IndexFunc(p.conns, func(c *Conn) bool { return c.open(o) })
 		if i < 0 {

@@ -34,6 +34,8 @@ type Options struct {
 	// KeepaliveInterval is how long a connection with streams may be silent before it is asked; KeepaliveTimeout how long
 	// it may then take to answer.
 	KeepaliveInterval, KeepaliveTimeout time.Duration
+	// MinBackoff and MaxBackoff bound the wait between refused dials.
+	MinBackoff, MaxBackoff time.Duration
 }
 
 // Dialer opens a connection to host:port.
@@ -57,7 +59,6 @@ type Registry struct {
 	shards  []*shard.Shard
 	streams []StreamHandler // by shard
 	tel     *telemetry.Telemetry
-	opts    atomic.Pointer[Options]
 	mu      sync.Mutex
 	known   map[key]*Endpoint // guarded by mu
 	dials   sync.WaitGroup
@@ -66,27 +67,24 @@ type Registry struct {
 type key struct{ cluster, address string }
 
 // NewRegistry returns an empty registry. streams[i] receives what comes on the connections of shards[i].
-func NewRegistry(ctx context.Context, log *slog.Logger, tel *telemetry.Telemetry, dial Dialer, shards []*shard.Shard, streams []StreamHandler, o *Options) *Registry {
-	r := &Registry{Log: log, ctx: ctx, dial: dial, shards: shards, streams: streams, tel: tel, known: map[key]*Endpoint{}}
-	r.opts.Store(o)
-	return r
+func NewRegistry(ctx context.Context, log *slog.Logger, tel *telemetry.Telemetry, dial Dialer, shards []*shard.Shard, streams []StreamHandler) *Registry {
+	return &Registry{Log: log, ctx: ctx, dial: dial, shards: shards, streams: streams, tel: tel, known: map[key]*Endpoint{}}
 }
 
-// SetOptions changes the settings for what is dialled from now on.
-func (r *Registry) SetOptions(o *Options) { r.opts.Store(o) }
-
-// Endpoint returns the endpoint of that cluster and address, making it at first sight.
-func (r *Registry) Endpoint(cluster, address string) *Endpoint {
+// Endpoint returns the endpoint of that cluster and address, making it at first sight. The options hold from now on.
+func (r *Registry) Endpoint(cluster, address string, o *Options) *Endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := key{cluster, address}
 	if e := r.known[k]; e != nil {
+		e.opts.Store(o)
 		return e
 	}
 	e := &Endpoint{Endpoint: balance.NewEndpoint(address), Cluster: cluster, Stats: r.tel.Endpoint(cluster, address), reg: r}
 	for _, s := range r.shards {
 		e.pools = append(e.pools, &Pool{ep: e, shard: s})
 	}
+	e.opts.Store(o)
 	r.known[k] = e
 	return e
 }
@@ -141,6 +139,7 @@ type Endpoint struct {
 	Connections       atomic.Int64        // open ones, of all shards
 
 	reg      *Registry
+	opts     atomic.Pointer[Options]
 	pools    []*Pool // by shard; set once
 	retired  atomic.Bool
 	redials  atomic.Int32 // dials refused in a row
@@ -181,8 +180,9 @@ func (e *Endpoint) failed(p *Pool, err error) {
 		return
 	}
 	n := e.redials.Add(1)
-	// 100 ms, doubled each time up to 10 s, each drawn from its upper half so that many balancers do not knock together.
-	full := min(100*time.Millisecond<<min(n-1, 10), 10*time.Second)
+	// Doubled each time, each drawn from its upper half so that many balancers do not knock together.
+	o := e.opts.Load()
+	full := max(2, min(o.MinBackoff<<min(n-1, 10), o.MaxBackoff))
 	wait := full/2 + time.Duration(p.shard.Rand()%uint64(full/2))
 	p.redial.Do = func() {
 		e.pursuing.Store(false)

@@ -1,0 +1,263 @@
+package lb
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/trunkline/trunkline/discovery"
+	"github.com/trunkline/trunkline/lb/config"
+	"github.com/trunkline/trunkline/lb/forward"
+	"github.com/trunkline/trunkline/lb/upstream"
+	"github.com/trunkline/trunkline/policy/balance"
+	"github.com/trunkline/trunkline/policy/route"
+	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
+)
+
+// clusterState is a cluster of the generation in force, for those who look at it.
+type clusterState struct {
+	cluster   *discovery.Cluster
+	policy    string
+	endpoints []*upstream.Endpoint // as cluster.Endpoints
+}
+
+// Apply puts a new configuration in force, all or nothing. Listeners, the admin address, the shards, tracing and logs are
+// fixed at start: if they differ, the rest is applied and the difference is logged. No stream is cut.
+func (s *Server) Apply(cfg *configv1.Config) error {
+	config.ApplyDefaults(cfg)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldCfg, oldSources := s.cfg, s.sources
+	if err := s.buildSources(cfg); err != nil {
+		s.rejected.Add(1)
+		return err
+	}
+	s.cfg = cfg
+	s.cfgNum++
+	if err := s.compile(); err != nil {
+		s.cfg, s.sources = oldCfg, oldSources
+		s.cfgNum--
+		s.rejected.Add(1)
+		return errors.Join(err, s.buildSources(oldCfg))
+	}
+	s.cfgAt = time.Now()
+	s.settings.Store(listenerSettings(cfg))
+	s.hub.Replace(s.sourceList())
+	for _, what := range needsRestart(oldCfg, cfg) {
+		s.log.Warn("this change needs a restart", "field", what)
+	}
+	s.log.Info("configuration applied", "generation", s.gen.Load().Number)
+	return nil
+}
+
+// publish takes a discovery snapshot.
+func (s *Server) publish(snap *discovery.Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot = snap
+	if err := s.compile(); err != nil {
+		// Rules learned from discovery never fail a compilation, and the config's compiled before.
+		s.log.Error("the snapshot does not compile; the last good one stays", "error", err)
+		return
+	}
+	if snap.Complete && !s.ready {
+		s.ready = true
+		s.builtin.serving()
+		s.log.Info("ready", "clusters", len(snap.Clusters))
+	}
+}
+
+// compile makes the generation of the configuration and the snapshot in force. s.mu is held.
+func (s *Server) compile() error {
+	c := &compiler{s: s, cfg: s.cfg, keep: map[*upstream.Endpoint]bool{}, states: map[string]*clusterState{}, targets: map[string]*forward.Target{}}
+	if s.snapshot != nil {
+		for _, name := range sortedKeys(s.snapshot.Clusters) {
+			c.addCluster(s.snapshot.Clusters[name])
+		}
+	}
+	c.addBuiltin()
+	for i, r := range s.cfg.GetRoutes() {
+		c.addRoute(i, r)
+	}
+	table, err := route.Compile(c.rules)
+	if err != nil {
+		return err
+	}
+	g := &forward.Generation{Number: 1, Table: table, Conflicts: map[string][]string{}, Limits: forward.Limits{ReplayBytes: int(s.cfg.GetLimits().GetReplayBytesPerCall())}}
+	if old := s.gen.Load(); old != nil {
+		g.Number = old.Number + 1
+	}
+	g.ByAuthority = slices.ContainsFunc(c.rules, func(r route.Rule) bool { return r.Match.Authority != "" })
+	if s.snapshot != nil {
+		for _, x := range s.snapshot.Conflicts {
+			g.Conflicts[x.Service] = x.Clusters
+		}
+	}
+	s.gen.Store(g)
+	s.targets = c.states
+	s.registry.Retire(c.keep)
+	s.notify()
+	return nil
+}
+
+// compiler gathers the rules of one generation.
+type compiler struct {
+	s       *Server
+	cfg     *configv1.Config
+	rules   []route.Rule
+	states  map[string]*clusterState
+	targets map[string]*forward.Target // by cluster and the set of members
+	keep    map[*upstream.Endpoint]bool
+}
+
+func (c *compiler) addCluster(cl *discovery.Cluster) {
+	st := &clusterState{cluster: cl, policy: config.LoadBalancingFor(c.cfg, cl.Name)}
+	opts := upstreamOptions(c.cfg, cl.Name)
+	for _, e := range cl.Endpoints {
+		ep := c.s.registry.Endpoint(cl.Name, e.Address, opts)
+		c.keep[ep] = true
+		st.endpoints = append(st.endpoints, ep)
+	}
+	c.states[cl.Name] = st
+	tier := route.TierDeclared
+	source := "declared by cluster " + cl.Name
+	switch cl.Claim {
+	case discovery.ClaimNone:
+		return
+	case discovery.ClaimMeta:
+		source = "meta grpc-services of " + cl.Name
+	case discovery.ClaimReflection:
+		tier, source = route.TierReflection, "reflection of "+cl.Name
+	}
+	for _, svc := range cl.Services {
+		c.addService(st, svc, tier, source)
+	}
+}
+
+// addService adds the rules of one protobuf service that a cluster serves: for the whole service where the methods are not
+// known, else one per method, each with the endpoints that have it (a rolling deploy).
+func (c *compiler) addService(st *clusterState, svc string, tier route.Tier, source string) {
+	methods := map[string]bool{}
+	whole := false
+	for _, e := range st.cluster.Endpoints {
+		ms, has := e.Services[svc]
+		whole = whole || e.Services == nil || has && ms == nil
+		for _, m := range ms {
+			methods[m] = true
+		}
+	}
+	if whole || len(methods) == 0 {
+		c.rule(route.Rule{Tier: tier, Match: route.Match{Service: svc}, Cluster: st.cluster.Name, Source: source,
+			Data: c.target(st, func(e discovery.Endpoint) bool { return offers(e, svc, "") })})
+	}
+	for _, m := range sortedKeys(methods) {
+		c.rule(route.Rule{Tier: tier, Match: route.Match{Method: svc + "/" + m}, Cluster: st.cluster.Name, Source: source,
+			Data: c.target(st, func(e discovery.Endpoint) bool { return offers(e, svc, m) })})
+	}
+}
+
+func (c *compiler) rule(r route.Rule) { c.rules = append(c.rules, r) }
+
+// offers says whether an endpoint has a method (method "": the service), as far as is known.
+func offers(e discovery.Endpoint, svc, method string) bool {
+	if e.Services == nil {
+		return true
+	}
+	ms, ok := e.Services[svc]
+	return ok && (ms == nil || method == "" || slices.Contains(ms, method))
+}
+
+// target is the picker over those endpoints of a cluster that want says yes to; equal sets share one.
+func (c *compiler) target(st *clusterState, want func(discovery.Endpoint) bool) *forward.Target {
+	var members []balance.Member
+	var eps []*upstream.Endpoint
+	key := st.cluster.Name
+	for i, e := range st.cluster.Endpoints {
+		if want(e) {
+			members = append(members, balance.Member{Endpoint: st.endpoints[i].Endpoint, Weight: e.Weight})
+			eps = append(eps, st.endpoints[i])
+			key += "\x00" + e.Address
+		}
+	}
+	if t := c.targets[key]; t != nil {
+		return t
+	}
+	p, err := balance.New(st.policy, members)
+	if err != nil { // the config was validated: an unknown policy cannot be here
+		p, _ = balance.New("", members)
+	}
+	why := ""
+	if len(eps) == 0 {
+		why = "cluster " + st.cluster.Name + " has no endpoints"
+		if st.cluster.Err != "" {
+			why += ": " + st.cluster.Err
+		}
+	}
+	t := forward.NewTarget(st.cluster.Name, p, eps, why, len(c.s.shards))
+	c.targets[key] = t
+	return t
+}
+
+// addRoute adds a route of the config. Endpoints that are known not to have the route's method or service stay out of it,
+// unless none would be left.
+func (c *compiler) addRoute(i int, r *configv1.Route) {
+	m := r.GetMatch()
+	st := c.states[r.GetCluster()]
+	var t *forward.Target
+	if st == nil {
+		p, _ := balance.New("", nil)
+		why := fmt.Sprintf("no source has found cluster %s", r.GetCluster())
+		if c.s.snapshot == nil || !c.s.snapshot.Complete {
+			why += " yet"
+		}
+		t = forward.NewTarget(r.GetCluster(), p, nil, why, len(c.s.shards))
+	} else {
+		svc, method := m.GetService(), ""
+		if m.GetMethod() != "" {
+			svc, method, _ = strings.Cut(m.GetMethod(), "/")
+		}
+		has := func(e discovery.Endpoint) bool { return svc == "" || offers(e, svc, method) }
+		if !slices.ContainsFunc(st.cluster.Endpoints, has) {
+			has = func(discovery.Endpoint) bool { return true }
+		}
+		t = c.target(st, has)
+	}
+	c.rule(route.Rule{Tier: route.TierConfig, Cluster: r.GetCluster(), Data: t, Source: cmp.Or(c.s.cfgName, "configuration") + fmt.Sprintf(", routes[%d]", i),
+		Match: route.Match{Method: m.GetMethod(), Service: m.GetService(), Prefix: m.GetPrefix(), Authority: m.GetAuthority()}})
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// needsRestart names the parts of the configuration that differ and are fixed at start.
+func needsRestart(old, cfg *configv1.Config) (fields []string) {
+	same := func(name string, a, b proto.Message) {
+		if !proto.Equal(a, b) {
+			fields = append(fields, name)
+		}
+	}
+	if !slices.EqualFunc(old.GetListeners(), cfg.GetListeners(), func(a, b *configv1.Listener) bool { return proto.Equal(a, b) }) {
+		fields = append(fields, "listeners")
+	}
+	if old.GetShards() != cfg.GetShards() {
+		fields = append(fields, "shards")
+	}
+	same("admin", old.GetAdmin(), cfg.GetAdmin())
+	same("tracing", old.GetTracing(), cfg.GetTracing())
+	same("metrics", old.GetMetrics(), cfg.GetMetrics())
+	same("accessLog", old.GetAccessLog(), cfg.GetAccessLog())
+	same("log", old.GetLog(), cfg.GetLog())
+	same("discovery.reflection", old.GetDiscovery().GetReflection(), cfg.GetDiscovery().GetReflection())
+	return fields
+}

@@ -1,0 +1,147 @@
+package forward
+
+import (
+	"errors"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/shard"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/lb/transport"
+)
+
+// Down is one downstream connection. Guarded by the shard.
+type Down struct {
+	*transport.Conn // set once
+	Budget          session.Budget
+	Since           int64 // shard time
+
+	f        *Forwarder // set once
+	cfg      *session.Config
+	peer     string
+	onGone   func()
+	draining bool
+	final    shard.Timer
+}
+
+// goAwayWait is how long a client gets to answer the PING between the two steps of a drain.
+const goAwayWait = 2 * time.Second
+
+// Accept makes a downstream connection of a socket, and serves it until it has ended: call it in a goroutine of its own.
+// budget bounds what the client may make us hold, in bytes; onGone is called inside the shard at the end.
+func (f *Forwarder) Accept(nc net.Conn, cfg *session.Config, budget int64, onGone func()) {
+	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone}
+	f.shard.Enter()
+	d.Since = f.shard.Now()
+	d.Conn = transport.New(f.shard, nc, session.Server, cfg, d)
+	d.OnGone = d.gone
+	d.final.Do = func() { d.Sess.FinalGoAway(); d.HandlePong([8]byte{}) }
+	f.conns[d] = struct{}{}
+	f.shard.Leave()
+	d.Serve()
+}
+
+func (d *Down) gone(error) {
+	d.f.shard.Timer.Clear(&d.final)
+	delete(d.f.conns, d)
+	d.onGone()
+}
+
+// Drain begins the two-step end of the connection: it closes when its last stream has ended. Inside the shard.
+func (d *Down) Drain() {
+	if d.draining {
+		return
+	}
+	d.draining = true
+	d.Sess.GoAway("Trunkline drains")
+	d.f.shard.Timer.Set(&d.final, d.f.shard.Now()+int64(goAwayWait))
+}
+
+func (d *Down) limitText() string { return strconv.Itoa(int(d.cfg.MaxHeaderBytes)) + " bytes" }
+
+// HandleHeaders implements session.Handler: a new call, or request trailers.
+func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
+	if !b.Trailers {
+		d.f.start(d, s, b)
+		return
+	}
+	c := s.Owner.(*Call)
+	c.ended = true
+	if c.up != nil {
+		c.dropReplay() // rare enough not to be kept for another attempt
+		c.conn.Sess.SendHeaders(c.up, b.Fields, true)
+	} else if c.waitsAt != nil {
+		b.Taken = true
+		c.trailers = append([]*hpack.Field(nil), b.Fields...)
+	}
+}
+
+// HandleData implements session.Handler.
+func (d *Down) HandleData(s *session.Stream, p []byte, end bool) {
+	s.Owner.(*Call).body(p, end)
+}
+
+// HandleReset implements session.Handler: the client cancelled, or broke the rules, or its connection is gone. The attempt is
+// cancelled at once, with the code that the client gave.
+func (d *Down) HandleReset(s *session.Stream, code h2.Code, why error) {
+	c, ok := s.Owner.(*Call)
+	if !ok {
+		return // refused before it became a call
+	}
+	if c.complete && why == nil {
+		// The reply is on its way already; the client only ends its side.
+		c.abandon(code, c.status, c.outcome)
+		return
+	}
+	o := telemetry.OutcomeDownstreamEnd
+	var broke *h2.ConnError
+	if errors.As(why, &broke) && broke.Code != h2.NoError {
+		o = telemetry.OutcomeDownstreamProtocolError
+	}
+	if why != nil {
+		code = h2.Cancel
+		c.message = why.Error()
+	}
+	c.status, c.outcome = grpc.Canceled, o
+	c.abandon(code, grpc.Canceled, o)
+}
+
+// HandleHanded implements session.Handler: response data was handed over, the endpoint may send more.
+func (d *Down) HandleHanded(s *session.Stream, n int) {
+	if c := s.Owner.(*Call); c.up != nil {
+		c.conn.Sess.Credit(c.up, n)
+	}
+}
+
+// HandleClosed implements session.Handler.
+func (d *Down) HandleClosed(s *session.Stream) {
+	if c, ok := s.Owner.(*Call); ok {
+		c.down = nil
+		if c.up != nil && (c.complete || c.local) {
+			// The client has all of the reply; nobody waits for what the endpoint still reads of the request.
+			c.abandon(h2.NoError, c.status, c.outcome)
+		}
+		c.settle()
+	}
+	if d.draining && d.Sess.Streams() == 0 {
+		d.HandlePong([8]byte{})
+	}
+}
+
+// HandleSettings implements session.Handler.
+func (d *Down) HandleSettings() {}
+
+// HandleGoAway implements session.Handler: the client will open no more; it closes when it is done.
+func (d *Down) HandleGoAway(h2.Code, string) {}
+
+// HandlePong implements session.Handler. It is called, too, whenever a drain may be complete.
+func (d *Down) HandlePong([8]byte) {
+	if d.draining && d.Sess.Streams() == 0 && d.Sess.Final() {
+		d.Finish()
+	}
+}

@@ -1,0 +1,156 @@
+package forward
+
+import (
+	"strings"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/lb/telemetry"
+)
+
+// afterFlush tells metrics, traces and the access log of the calls that finished in this batch: step 13. end is when the
+// batch's last byte went to the kernel.
+func (f *Forwarder) afterFlush(end int64) {
+	for i, c := range f.done {
+		f.tell(c, end)
+		c.dropRequest()
+		f.done[i] = nil
+		f.recycle(c)
+	}
+	f.done = f.done[:0]
+}
+
+func (f *Forwarder) tell(c *Call, end int64) {
+	total := end - c.arrived
+	up, own := c.times(end)
+	r := &f.record
+	*r = telemetry.Finish{
+		Method: c.stats, Status: uint32(c.status), Local: c.local, Outcome: c.outcome, Attempts: uint8(len(c.tries)),
+		Total: total, Upstream: up, Own: own,
+		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, BytesIn: c.bytesIn, BytesOut: c.bytesOut,
+	}
+	f.rec.Record(r)
+	if c.e != nil && !c.e.known && c.status == grpc.OK {
+		// The endpoints know the method: it gets numbers of its own from the next call on.
+		c.e.known = true
+		c.e.stats = f.tel.Method(c.e.service+"/"+c.e.method, true)
+	}
+	if f.tel.WantRecord(uint32(c.status), total, c.trace) {
+		f.tel.Export(c.fullRecord(end, up, own))
+	}
+}
+
+// times splits a call's time: with the upstream, and what Trunkline itself added (from the read of the request to the flush of
+// it, waiting for a connection, and from the read of the end of the response to its flush).
+func (c *Call) times(end int64) (up, own int64) {
+	total := end - c.arrived
+	if len(c.tries) == 0 || c.sent == 0 {
+		return 0, total
+	}
+	if len(c.tries) > 1 {
+		for i := range c.tries {
+			t := &c.tries[i]
+			if t.end == 0 {
+				t.end = end
+			}
+			up += t.end - t.start
+		}
+		return up, max(0, total-up)
+	}
+	f := c.f
+	took := func(b uint64) int64 {
+		if b == f.shard.Batch() {
+			return end - f.shard.Now()
+		}
+		return f.shard.Took(b)
+	}
+	own = c.sent - c.arrived + took(c.sentBatch)
+	if c.upEnded == 0 {
+		return end - c.sent, own
+	}
+	return max(0, c.upEnded-c.sent-took(c.sentBatch)), own + took(c.upBatch)
+}
+
+// fullRecord is all there is to say about a finished call. Every string in it is the record's own.
+func (c *Call) fullRecord(end, up, own int64) *telemetry.CallRecord {
+	f := c.f
+	r := &telemetry.CallRecord{
+		Trace: c.trace, Authority: strings.Clone(c.auth), Peer: c.d.Peer(), Generation: c.gen.Number,
+		Start: f.shard.Wall(c.arrived), End: f.shard.Wall(end),
+		Status: uint32(c.status), StatusMessage: c.message, Local: c.local, Outcome: c.outcome,
+		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, BytesIn: c.bytesIn, BytesOut: c.bytesOut,
+		Total: time.Duration(end - c.arrived), Upstream: time.Duration(up), Own: time.Duration(own),
+	}
+	if c.e != nil {
+		r.Service, r.Method, r.Route, r.Cluster = c.e.service, c.e.method, c.e.route.Rule.Name, c.e.target.Cluster
+	} else {
+		r.Unknown = true
+		if c.path != nil {
+			p := strings.Clone(c.path.Value[:min(len(c.path.Value), 256)])
+			if s, m, ok := grpc.SplitPath(p); ok {
+				r.Service, r.Method = s, m
+			} else {
+				r.Method = p
+			}
+		}
+	}
+	for _, h := range c.req {
+		switch h.ID {
+		case hpack.UserAgent:
+			r.UserAgent = strings.Clone(h.Value)
+		case hpack.Traceparent:
+			r.Traceparent = strings.Clone(h.Value)
+		}
+	}
+	for i := range c.tries {
+		t := &c.tries[i]
+		if t.end == 0 {
+			t.end = end
+		}
+		r.Attempts = append(r.Attempts, telemetry.AttemptRecord{
+			Endpoint: t.ep.Address, PickReason: t.reason.String(), Start: f.shard.Wall(t.start), End: f.shard.Wall(t.end),
+			Status: uint32(t.status), Outcome: t.outcome, Evidence: t.evidence,
+		})
+	}
+	return r
+}
+
+// Peer is the client's address.
+func (d *Down) Peer() string {
+	if d.peer == "" && d.Net.RemoteAddr() != nil {
+		d.peer = d.Net.RemoteAddr().String()
+	}
+	return d.peer
+}
+
+// View is a call under way as the admin API shows it. Its strings are its own.
+type View struct {
+	Method, Route, Cluster, Endpoint, Peer string
+	Age, DeadlineLeft                      time.Duration // DeadlineLeft 0: none
+	MessagesIn, MessagesOut                uint32
+	BytesIn, BytesOut                      uint64
+	Held                                   int64 // bytes that wait in us
+	Attempts                               int
+}
+
+func (c *Call) view() View {
+	v := View{Peer: c.d.Peer(), Age: time.Duration(c.f.shard.Now() - c.arrived), MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
+		BytesIn: c.bytesIn, BytesOut: c.bytesOut, Attempts: len(c.tries), Held: int64(len(c.replay))}
+	if c.e != nil {
+		v.Method, v.Route, v.Cluster = c.e.service+"/"+c.e.method, c.e.route.Rule.Name, c.e.target.Cluster
+	}
+	if c.ep != nil {
+		v.Endpoint = c.ep.Address
+	}
+	if c.deadline != 0 {
+		v.DeadlineLeft = time.Duration(c.deadline - c.f.shard.Now())
+	}
+	if c.down != nil {
+		v.Held += int64(c.down.Held())
+	}
+	if c.up != nil {
+		v.Held += int64(c.up.Held())
+	}
+	return v
+}
