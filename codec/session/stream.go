@@ -90,10 +90,15 @@ func (t *table) put(s *Stream) {
 	t.n++
 }
 
+// insert keeps those that are farther from home in front (Robin Hood hashing), so that del can stop early.
 func (t *table) insert(s *Stream) {
 	mask := uint32(len(t.slots) - 1)
 	i := (s.ID >> 1) & mask
-	for t.slots[i] != nil {
+	for far := uint32(0); t.slots[i] != nil; far++ {
+		if o := t.slots[i]; (i-o.ID>>1)&mask < far {
+			t.slots[i], s = s, o
+			far = (i - s.ID>>1) & mask
+		}
 		i = (i + 1) & mask
 	}
 	t.slots[i] = s
@@ -109,22 +114,16 @@ func (t *table) del(id uint32) {
 		i = (i + 1) & mask
 	}
 	t.n--
-	// Close the gap, so that no later entry becomes unreachable (Knuth's algorithm R).
-	for j := i; ; {
-		t.slots[i] = nil
-		for {
-			j = (j + 1) & mask
-			if t.slots[j] == nil {
-				return
-			}
-			home := (t.slots[j].ID >> 1) & mask
-			if (j-home)&mask >= (j-i)&mask {
-				break
-			}
+	// Close the gap: move back all that follow, up to the first that is at home.
+	for {
+		j := (i + 1) & mask
+		if o := t.slots[j]; o == nil || (o.ID>>1)&mask == j {
+			break
 		}
 		t.slots[i] = t.slots[j]
 		i = j
 	}
+	t.slots[i] = nil
 }
 
 // each calls f for a copy of the table's streams, so that f may close any of them.

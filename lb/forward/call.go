@@ -225,9 +225,11 @@ func (f *Forwarder) rewrite(c *Call, stale bool) []*hpack.Field {
 	f.scratch, f.cur = f.scratch[:0], c
 	c.inject = c.inject[:0]
 	if c.trace != nil {
-		for len(c.tries) > 0 && c.trace.StartAttempt() < len(c.tries)-1 { // attempts that had no stream count, too
+		at := c.trace.StartAttempt()
+		for at < len(c.tries)-1 { // attempts that came to no stream have spans, too
+			at = c.trace.StartAttempt()
 		}
-		c.trace.Inject(len(c.tries)-1, f.setField)
+		c.trace.Inject(at, f.setField)
 	}
 	for _, h := range c.req {
 		if stale && h.ID == hpack.GrpcTimeout {

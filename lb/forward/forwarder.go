@@ -32,6 +32,7 @@ type Forwarder struct {
 	statusOK    *hpack.Field // :status 200
 	contentType *hpack.Field // application/grpc
 	record      telemetry.Finish
+	suggested   uint64 // the batch in which a nearest method was last looked for
 }
 
 // maxFreeCalls bounds what an idle shard keeps.
