@@ -117,6 +117,23 @@ func TestRepeatedValuesOfOneNameDoNotFlushTheTable(t *testing.T) {
 	e.close()
 }
 
+// The values of yesterday do not hold their places for ever: one that goes on repeating gets in.
+func TestNewValuesGetInAfterAWhile(t *testing.T) {
+	e := newEnds(t, 4096)
+	for i := range 2 * maxValues {
+		old := [2]string{"x-release", fmt.Sprintf("v1.%d", i)}
+		e.send(old)
+		e.send(old)
+	}
+	for range refusalsPerOK + 2 {
+		e.send([2]string{"x-release", "v2"})
+	}
+	if !e.inTable("x-release", "v2") {
+		t.Error("it did not")
+	}
+	e.close()
+}
+
 // Credentials stay out of a table that many clients share, and so does what would fill it.
 func TestCredentialsAndLargeFieldsAreNotInserted(t *testing.T) {
 	e := newEnds(t, 4096)

@@ -135,7 +135,9 @@ func TestBrokenBlocksAreCompressionErrors(t *testing.T) {
 		{"size update above what was advertised", "3f e2 1f", errSizeTooBig},
 		{"third size update", "20 21 22 82", errSizeTooMany},
 		{"size update after a field", "82 20", errSizeLate},
-		{"padding of a whole byte", "82 40 01 61 82 1f ff", errHuffman},
+		{"padding of exactly a byte", "82 40 01 61 82 f8 ff", errHuffman},
+		{"padding of eleven bits", "82 40 01 61 82 1f ff", errHuffman},
+		{"code cut off", "82 40 01 61 81 f0", errHuffman},
 		{"padding with a zero bit", "82 40 01 61 81 1e", errHuffman},
 		{"EOS inside a string", "82 40 01 61 84 ff ff ff ff", errHuffman},
 	} {
