@@ -1,11 +1,15 @@
 package main
 
 import (
-	"fmt"
+	"os"
 	"runtime"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // runDirect loads a backend with s for a while and fails on any failed call.
 func runDirect(t testing.TB, s spec, d time.Duration) (calls uint64, l *load) {
@@ -46,7 +50,7 @@ func TestEveryWorkloadRunsDirect(t *testing.T) {
 		}
 		t.Run(w.name, func(t *testing.T) {
 			calls, l := runDirect(t, w.spec, 250*time.Millisecond)
-			if calls < 50 {
+			if calls < 8 {
 				t.Fatalf("only %d calls", calls)
 			}
 			if got := l.hist.count(); got != calls {
@@ -56,16 +60,118 @@ func TestEveryWorkloadRunsDirect(t *testing.T) {
 	}
 }
 
+// TestTrunklineCarriesTheWorkloads: the binary of this module starts with the
+// generated configuration and no call through it fails.
+func TestTrunklineCarriesTheWorkloads(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the main package")
+	}
+	l, err := newLab(&options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(l.dir)
+	if err := l.build(""); err != nil {
+		t.Fatal(err)
+	}
+	sink, err := startBackend()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.stop()
+	l.sink = sink.addr
+	backends, stop, err := startBackends(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	in, err := peers[0].start(t.Context(), l, false, backends)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.stop()
+	for _, name := range []string{"W1", "W2", "W3", "W4d", "W4u", "W6", "W7"} {
+		t.Run(name, func(t *testing.T) {
+			if calls, _ := runAgainst(t, in.addr, workloadNamed(name).spec, 300*time.Millisecond); calls < 10 {
+				t.Fatalf("only %d calls", calls)
+			}
+		})
+	}
+	for i, b := range backends {
+		if b.calls.Load() == 0 {
+			t.Errorf("backend %d got no call", i)
+		}
+	}
+}
+
+// TestBackendRefusesTheThousandAndFirstStream with REFUSED_STREAM, and the load
+// counts that as a failure instead of losing the call.
+func TestBackendRefusesTheThousandAndFirstStream(t *testing.T) {
+	b, err := startBackend()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.stop()
+	l, err := connect(b.addr, spec{conns: 1, streams: maxStreams + 1, method: methodEndless, style: styleGRPC})
+	defer l.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := l.conns[0]
+	c.mu.Lock()
+	if c.limit != maxStreams {
+		t.Errorf("the backend advertised %d streams", c.limit)
+	}
+	c.limit = maxStreams + 1
+	c.noGrant = true
+	c.mu.Unlock()
+	l.stopped.Store(true)
+	if err := l.begin(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); l.failed.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was refused")
+		}
+	}
+	if got := l.firstProblems(); l.failed.Load() != 1 || len(got) != 1 || got[0] != "stream 2001: RST_STREAM 7" {
+		t.Fatalf("%d failures: %q", l.failed.Load(), got)
+	}
+}
+
+// TestLoadNoticesAServerThatDies: its calls are failures, and finish does not hang.
+func TestLoadNoticesAServerThatDies(t *testing.T) {
+	b, err := startBackend()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := connect(b.addr, workloadNamed("W1").spec)
+	defer l.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.begin(); err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	l.finish(5 * time.Second)
+	if l.failed.Load() == 0 {
+		t.Fatal("no failure was counted")
+	}
+	if n := l.active.Load(); n != 0 {
+		t.Fatalf("%d calls are still counted as active", n)
+	}
+}
+
 func BenchmarkDirect(b *testing.B) {
 	for _, name := range []string{"W1", "W2", "W6", "W7", "W4d", "W4u"} {
 		w := workloadNamed(name)
 		b.Run(name, func(b *testing.B) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 			for b.Loop() {
-				calls, l := runDirect(b, w.spec, time.Second)
+				calls, _ := runDirect(b, w.spec, time.Second)
 				b.ReportMetric(float64(calls), "calls/s")
 				b.ReportMetric(float64(time.Second.Nanoseconds())/float64(calls), "ns/call")
-				_ = fmt.Sprint(l.hist.quantile(0.5))
 			}
 		})
 	}

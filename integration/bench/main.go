@@ -223,6 +223,11 @@ func run(ctx context.Context, o *options) error {
 	for _, m := range missing {
 		fmt.Fprintln(os.Stderr, "missing:", m)
 	}
+	unlock, err := oneAtATime(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := pinSelf(l.loadCores); err != nil {
 		return fmt.Errorf("cannot bind to cores %v: %w", l.loadCores, err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -70,6 +71,32 @@ func eachThread(do func(tid int) error) error {
 		}
 	}
 	return nil
+}
+
+// oneAtATime waits until no other bench measures on this machine.
+func oneAtATime(ctx context.Context) (unlock func(), err error) {
+	path := filepath.Join(os.TempDir(), "trunkline-bench.lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	for said := false; ; said = true {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if err != syscall.EWOULDBLOCK {
+			f.Close()
+			return nil, err
+		}
+		if !said {
+			fmt.Fprintln(os.Stderr, "waiting for another bench that holds", path)
+		}
+		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
 }
 
 // child is a process that was started here and is stopped here.
