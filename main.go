@@ -5,7 +5,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -46,5 +45,5 @@ func version() string {
 			v += " " + s.Value[:min(12, len(s.Value))]
 		}
 	}
-	return v + " " + runtime.Version()
+	return v
 }

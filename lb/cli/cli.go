@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -109,6 +110,6 @@ func subcommand(err error) []string {
 type versionCmd struct{}
 
 func (versionCmd) Run(env Env) error {
-	fmt.Fprintln(env.Out, "trunkline", env.Version)
+	fmt.Fprintln(env.Out, "trunkline", env.Version, "built with", runtime.Version())
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,6 +54,7 @@ func TestWhatTheCommandLinePrints(t *testing.T) {
 			got += fmt.Sprintf("--- exit %d\n", code)
 			// protojson varies its spaces on purpose.
 			got = strings.ReplaceAll(got, ":  ", ": ")
+			got = strings.ReplaceAll(got, runtime.Version(), "GOVERSION")
 			golden := filepath.Join("testdata", name+".golden")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {

@@ -81,9 +81,6 @@ func (s *serving) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, a := range s.engine.ListenerAddrs() {
-		s.log.Info("taking calls", "address", a.String())
-	}
 	if a := s.engine.AdminAddr(); a != nil {
 		s.log.Info("admin page", "url", "http://"+a.String()+"/")
 	}
@@ -120,6 +117,9 @@ func (s *serving) run(ctx context.Context) error {
 				wg.Go(func() {
 					defer close(drained)
 					if err := s.engine.Drain(bound); err != nil {
+						if errors.Is(err, bound.Err()) {
+							err = context.Cause(bound)
+						}
 						s.log.Warn("not all streams ended by themselves", "error", err)
 					}
 					cancel()

@@ -13,6 +13,8 @@ import (
 	codepb "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	demov1 "github.com/trunkline/trunkline/proto/trunkline/demo/v1"
 )
 
 // maxDurations bounds what a long demo remembers per method: the newest so many durations.
@@ -82,14 +84,14 @@ func (t *tally) totals() (calls int, ended map[codes.Code]int) {
 func (t *tally) table(w io.Writer, backends []*backend) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	fmt.Fprintf(w, "  %-12s %6s %6s %8s %8s", "method", "calls", "OK", "p50", "p99")
+	fmt.Fprintf(w, "%-34s %6s %6s %8s %8s", "method", "calls", "OK", "p50", "p99")
 	for _, b := range backends {
 		fmt.Fprintf(w, " %7s", b.name)
 	}
 	fmt.Fprintln(w, "  other endings")
 	for _, method := range slices.Sorted(maps.Keys(t.methods)) {
 		r := t.methods[method]
-		fmt.Fprintf(w, "  %-12s %6d %6d %8s %8s", method, r.calls, r.ended[codes.OK], round3(quantile(r.durations, .5)), round3(quantile(r.durations, .99)))
+		fmt.Fprintf(w, "%-34s %6d %6d %8s %8s", demov1.Shop_ServiceDesc.ServiceName+"/"+method, r.calls, r.ended[codes.OK], round3(quantile(r.durations, .5)), round3(quantile(r.durations, .99)))
 		answers := 0
 		for _, n := range r.shares {
 			answers += n

@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -27,22 +28,37 @@ func (d *demo) welcome() {
 		p("\nNobody told Trunkline which methods a shop has: it asked, by server reflection.")
 	}
 	p("\nTry")
-	p("  grpcurl -plaintext %s list", target)
-	p("  grpcurl -plaintext -d '{\"name\":\"sencha\"}' %s %s/GetTea           # again and again: see server.name", target, service)
-	p("  grpcurl -plaintext %s %s/WatchKettle                          # a server stream", target, service)
-	p("  grpcurl -plaintext %s %s/%s                           # only the new version has it", target, service, suggestTea)
-	p("  %s explain %s/%s --admin %s", d.Command, service, suggestTea, admin)
-	p("  %s explain %s/GetTee --admin %s             # a slip of the pen", d.Command, service, admin)
-	p("  curl -s http://%s/metrics | grep trunkline_calls_total", admin)
-	p("  curl -s -X POST -H 'Content-Type: application/json' -d '{}' http://%s/trunkline.admin.v1.AdminService/ListClusters", admin)
+	hints(d.Out, [][2]string{
+		{"grpcurl -plaintext " + target + " list", ""},
+		{"grpcurl -plaintext -d '{\"name\":\"sencha\"}' " + target + " " + service + "/GetTea", "again and again: see server.name"},
+		{"grpcurl -plaintext " + target + " " + service + "/WatchKettle", "a server stream"},
+		{"grpcurl -plaintext " + target + " " + service + "/" + suggestTea, "only the new version has it"},
+		{d.Command + " explain " + service + "/" + suggestTea + " --admin " + admin, "why it goes where it goes"},
+		{d.Command + " explain " + service + "/GetTee --admin " + admin, "a slip of the pen"},
+		{"curl -s http://" + admin + "/metrics | grep ^trunkline_calls_total", ""},
+		{"grpcurl -plaintext " + admin + " trunkline.admin.v1.AdminService/ListClusters", "what the page shows"},
+	})
 	if d.OTLP == "" {
 		p("\nSee each call in a Jaeger, client -> Trunkline -> attempt -> shop")
-		p("  docker run --rm -p 16686:16686 -p 4317:4317 jaegertracing/all-in-one:1.62.0")
-		p("  %s demo --otlp http://127.0.0.1:4317                            # then open http://127.0.0.1:16686/", d.Command)
+		hints(d.Out, [][2]string{
+			{"docker run --rm -p 16686:16686 -p 4317:4317 jaegertracing/all-in-one:1.62.0", ""},
+			{d.Command + " demo --otlp http://127.0.0.1:4317", "then open http://127.0.0.1:16686/"},
+		})
 	} else {
 		p("\nEvery call is traced to %s: look for the service “tea-drinker” in your Jaeger.", d.OTLP)
 	}
 	p("\nCtrl-C drains, and ends.\n")
+}
+
+// hints prints lines to paste, with shell comments in a column where the line leaves room.
+func hints(w io.Writer, lines [][2]string) {
+	for _, l := range lines {
+		if l[1] == "" {
+			fmt.Fprintf(w, "  %s\n", l[0])
+			continue
+		}
+		fmt.Fprintf(w, "  %-92s # %s\n", l[0], l[1])
+	}
 }
 
 // stay lets the gentle client call until ctx ends or somebody drains the balancer, with a line of news now and then.
