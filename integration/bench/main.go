@@ -266,6 +266,9 @@ func run(ctx context.Context, o *options) error {
 		defer stop()
 	}
 	b := &bench{lab: l, options: o, peers: selected}
+	each := o.warm + o.window + 200*time.Millisecond
+	fmt.Fprintf(os.Stderr, "%d workload(s), %d peer(s), %d run(s): about %v\n", len(chosen), len(selected), o.runs,
+		(time.Duration(len(chosen)*len(selected)*o.runs) * each).Round(time.Second))
 	writeHeader(out, l, selected, missing, o)
 	var tables []*table
 	for _, w := range chosen {
@@ -282,6 +285,10 @@ func run(ctx context.Context, o *options) error {
 	small, err := b.shapes(ctx, out)
 	if err != nil {
 		return err
+	}
+	if l.trunkline != "" {
+		fmt.Fprintf(out, "The trace sink got %d export(s) from Trunkline: %s.\n", sink.calls.Load(),
+			map[bool]string{true: "tracing was on", false: "TRACING DID NOT WORK, the figures are too good"}[sink.calls.Load() > 0])
 	}
 	if o.check && !(fast && small) {
 		return errors.New("a limit was missed")
