@@ -94,24 +94,23 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
-	var err error
 	select {
-	case err = <-ended:
+	case err := <-ended:
 		s.Close()
 		_ = srv.Close()
+		return err
 	case <-ctx.Done():
-		s.Close()
-		grace, cancel := context.WithTimeout(context.Background(), time.Second)
-		if srv.Shutdown(grace) != nil {
-			_ = srv.Close()
-		}
-		cancel()
-		err = <-ended
 	}
-	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
-		return nil
+	s.Close()
+	grace, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if srv.Shutdown(grace) != nil {
+		_ = srv.Close()
 	}
-	return err
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // Close ends the watches and the reflection server. Serve calls it; only who mounts Handler must.

@@ -80,7 +80,6 @@ type demo struct {
 	Options
 	tally    *tally
 	backends []*backend
-	traces   []*trace.TracerProvider
 	balancer Balancer
 	client   *client
 	ended    chan struct{} // closed when the balancer has ended, of itself or not
@@ -226,7 +225,7 @@ func loopback(a net.Addr) string {
 // known waits until Trunkline has found the shops and asked each what it serves.
 func (d *demo) known(ctx context.Context) error {
 	const patience = 20 * time.Second
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("Trunkline has not learned of all three backends within %v", patience))
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the balancer has not learned of all three backends within %v", patience))
 	defer cancel()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()

@@ -146,11 +146,11 @@ func (t *tally) verdict(backends []*backend, resends uint64, exact bool) []strin
 	if !exact {
 		return bad
 	}
-	given, seen, tea := 0, 0, t.methods["GetTea"]
+	tea := t.methods["GetTea"]
 	if tea == nil {
 		return append(bad, "no GetTea was called")
 	}
-	seen = tea.ended[codes.Unavailable]
+	given, seen := 0, tea.ended[codes.Unavailable]
 	for _, b := range backends {
 		given += int(b.shop.refused.Load())
 		if tea.shares[b.name] == 0 {
