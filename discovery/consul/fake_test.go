@@ -220,6 +220,13 @@ func (f *fakeConsul) count(path string) int {
 	return f.queries[path]
 }
 
+// dialled is how many connections were asked for so far.
+func (f *fakeConsul) dialled() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dials
+}
+
 // story is one test's world: a fake Consul, a source, and what it emitted.
 type story struct {
 	*testing.T
@@ -301,6 +308,12 @@ func (s *story) emitted() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.emits)
+}
+
+func (s *story) emittedAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.emits[len(s.emits)-1].at
 }
 
 // now is the cluster as it was last emitted; nil if it was not among them.

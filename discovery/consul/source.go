@@ -35,8 +35,12 @@ type Source struct {
 	fromDisk  bool // there was a usable file
 	emitted   bool
 	removed   bool              // a service went since the last emit
+	warned    bool              // of too many watches
 	failing   map[string]string // why the latest question failed, by service; "" is the catalog
 }
+
+// manyWatches is near the connections that a Consul agent grants to one client address unless it is configured otherwise.
+const manyWatches = 180
 
 // event is what a watch tells the loop: the catalog's, or one service's.
 type event struct {
@@ -315,6 +319,11 @@ func (s *Source) takeCatalog(ctx context.Context, wg *sync.WaitGroup, a answer[m
 			sv.touch(a.at)
 		}
 		s.follow(ctx, wg, sv)
+	}
+	if len(s.services) > manyWatches && !s.warned {
+		s.warned = true
+		s.options.Logger.Warn("so many services may exceed the agent's limits.http_max_conns_per_client (200 by default): each is watched on its own connection",
+			"source", s.options.Name, "services", len(s.services))
 	}
 	for name, sv := range s.services {
 		if !sv.tagged || a.value[name] {
