@@ -13,6 +13,7 @@ import (
 	"github.com/trunkline/trunkline/discovery"
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/forward"
+	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
@@ -34,7 +35,7 @@ func (s *Server) Apply(cfg *configv1.Config) error {
 	defer s.mu.Unlock()
 	oldCfg, oldSources := s.cfg, s.sources
 	if err := s.buildSources(cfg); err != nil {
-		s.rejected.Add(1)
+		s.refuse(err)
 		return err
 	}
 	s.cfg = cfg
@@ -42,10 +43,11 @@ func (s *Server) Apply(cfg *configv1.Config) error {
 	if err := s.compile(); err != nil {
 		s.cfg, s.sources = oldCfg, oldSources
 		s.cfgNum--
-		s.rejected.Add(1)
+		s.refuse(err)
 		return errors.Join(err, s.buildSources(oldCfg))
 	}
 	s.cfgAt = time.Now()
+	s.notes.refused, s.notes.refusedAt = "", time.Time{}
 	s.settings.Store(listenerSettings(cfg))
 	s.hub.Replace(s.sourceList())
 	for _, what := range needsRestart(oldCfg, cfg) {
@@ -74,29 +76,13 @@ func (s *Server) publish(snap *discovery.Snapshot) {
 
 // compile makes the generation of the configuration and the snapshot in force. s.mu is held.
 func (s *Server) compile() error {
-	c := &compiler{s: s, cfg: s.cfg, keep: map[*upstream.Endpoint]bool{}, states: map[string]*clusterState{}, targets: map[string]*forward.Target{}}
-	if s.snapshot != nil {
-		for _, name := range sortedKeys(s.snapshot.Clusters) {
-			c.addCluster(s.snapshot.Clusters[name])
-		}
-	}
-	c.addBuiltin()
-	for i, r := range s.cfg.GetRoutes() {
-		c.addRoute(i, r)
-	}
-	table, err := route.Compile(c.rules)
+	c := newCompiler(&ground{registry: s.registry, shards: s.shards, snapshot: s.snapshot, cfgName: s.cfgName}, s.cfg)
+	g, err := c.generation()
 	if err != nil {
 		return err
 	}
-	g := &forward.Generation{Number: 1, Table: table, Conflicts: map[string][]string{}, Limits: forward.Limits{ReplayBytes: int(s.cfg.GetLimits().GetReplayBytesPerCall())}}
 	if old := s.gen.Load(); old != nil {
 		g.Number = old.Number + 1
-	}
-	g.ByAuthority = slices.ContainsFunc(c.rules, func(r route.Rule) bool { return r.Match.Authority != "" })
-	if s.snapshot != nil {
-		for _, x := range s.snapshot.Conflicts {
-			g.Conflicts[x.Service] = x.Clusters
-		}
 	}
 	s.gen.Store(g)
 	s.targets = c.states
@@ -105,14 +91,54 @@ func (s *Server) compile() error {
 	return nil
 }
 
+// ground is what a compilation stands on: a running Server's, or what there is without one (see Explain).
+type ground struct {
+	registry interface {
+		Endpoint(cluster, address string, o *upstream.Options) *upstream.Endpoint
+	}
+	shards   []*shard.Shard
+	snapshot *discovery.Snapshot // nil before the first
+	cfgName  string
+}
+
 // compiler gathers the rules of one generation.
 type compiler struct {
-	s       *Server
+	s       *ground
 	cfg     *configv1.Config
 	rules   []route.Rule
 	states  map[string]*clusterState
 	targets map[string]*forward.Target // by cluster and the set of members
 	keep    map[*upstream.Endpoint]bool
+}
+
+func newCompiler(on *ground, cfg *configv1.Config) *compiler {
+	return &compiler{s: on, cfg: cfg, keep: map[*upstream.Endpoint]bool{}, states: map[string]*clusterState{}, targets: map[string]*forward.Target{}}
+}
+
+// generation compiles; its Number is 1.
+func (c *compiler) generation() (*forward.Generation, error) {
+	snap := c.s.snapshot
+	if snap != nil {
+		for _, name := range sortedKeys(snap.Clusters) {
+			c.addCluster(snap.Clusters[name])
+		}
+	}
+	c.addBuiltin()
+	for i, r := range c.cfg.GetRoutes() {
+		c.addRoute(i, r)
+	}
+	table, err := route.Compile(c.rules)
+	if err != nil {
+		return nil, err
+	}
+	g := &forward.Generation{Number: 1, Table: table, Conflicts: map[string][]string{}, Limits: forward.Limits{ReplayBytes: int(c.cfg.GetLimits().GetReplayBytesPerCall())}}
+	g.ByAuthority = slices.ContainsFunc(c.rules, func(r route.Rule) bool { return r.Match.Authority != "" })
+	if snap != nil {
+		for _, x := range snap.Conflicts {
+			g.Conflicts[x.Service] = x.Clusters
+		}
+	}
+	return g, nil
 }
 
 func (c *compiler) addCluster(cl *discovery.Cluster) {
@@ -227,7 +253,7 @@ func (c *compiler) addRoute(i int, r *configv1.Route) {
 		}
 		t = c.target(st, has)
 	}
-	c.rule(route.Rule{Tier: route.TierConfig, Cluster: r.GetCluster(), Data: t, Source: cmp.Or(c.s.cfgName, "configuration") + fmt.Sprintf(", routes[%d]", i),
+	c.rule(route.Rule{Name: fmt.Sprintf("routes[%d]", i), Tier: route.TierConfig, Cluster: r.GetCluster(), Data: t, Source: cmp.Or(c.s.cfgName, "configuration") + fmt.Sprintf(", routes[%d]", i),
 		Match: route.Match{Method: m.GetMethod(), Service: m.GetService(), Prefix: m.GetPrefix(), Authority: m.GetAuthority()}})
 }
 

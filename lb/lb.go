@@ -64,16 +64,17 @@ type Server struct {
 	rejected atomic.Uint64 // configurations refused
 
 	mu       sync.Mutex
-	cfg      *configv1.Config    // guarded by mu; with defaults
-	cfgName  string              // guarded by mu
-	cfgAt    time.Time           // guarded by mu
-	cfgNum   uint64              // guarded by mu: how many configurations were in force
-	sources  *sources            // guarded by mu
-	snapshot *discovery.Snapshot // guarded by mu; nil before the first
-	ready    bool                // guarded by mu
-	changed  chan struct{}       // guarded by mu; closed at the next change
-	drained  chan struct{}       // guarded by mu; nil before Drain; closed when it has finished
-	targets  map[string]*clusterState
+	cfg      *configv1.Config         // guarded by mu; with defaults
+	cfgName  string                   // guarded by mu
+	cfgAt    time.Time                // guarded by mu
+	cfgNum   uint64                   // guarded by mu: how many configurations were in force
+	sources  *sources                 // guarded by mu
+	snapshot *discovery.Snapshot      // guarded by mu; nil before the first
+	ready    bool                     // guarded by mu
+	changed  chan struct{}            // guarded by mu; closed at the next change
+	drained  chan struct{}            // guarded by mu; nil before Drain; closed when it has finished
+	targets  map[string]*clusterState // guarded by mu
+	notes    notes                    // for Status
 }
 
 // New binds the listeners and the admin address and starts telemetry; Run does the rest. Errors name what could not be had.
@@ -310,6 +311,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		}
 	}
 	s.drained = make(chan struct{})
+	s.notes.drainUntil, _ = ctx.Deadline()
 	delay := s.cfg.GetDrain().GetDelay().AsDuration()
 	s.notify()
 	s.mu.Unlock()
