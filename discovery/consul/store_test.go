@@ -84,9 +84,12 @@ func TestColdStartThenEmptyConsul(t *testing.T) {
 	})
 }
 
-// When Consul answers at the start, only its word is emitted, and once.
+// When Consul answers at the start, only its word is emitted, and once; what it no longer names is not held, however much.
 func TestReachableConsulOutranksTheDisk(t *testing.T) {
-	dir := saved(t, twoServices)
+	dir := saved(t, func(f *fakeConsul) {
+		twoServices(f)
+		f.set("echo", "grpc", 1, 2, 3, 4)
+	})
 	tell(t, func(s *story) {
 		s.consul.set("echo", "grpc", 2, 7)
 		s.consul.set("new", "grpc", 8)
@@ -113,6 +116,25 @@ func TestHangingConsulGivesWayToTheDisk(t *testing.T) {
 		}
 		after(200 * time.Millisecond)
 		s.want("echo", 0, 1, 2)
+	})
+}
+
+// A service that fails at the start delays the first emit of the others by nothing.
+func TestFailingServiceDelaysNobody(t *testing.T) {
+	tell(t, func(s *story) {
+		twoServices(s.consul)
+		s.consul.trouble = func(path string) int {
+			if strings.HasSuffix(path, "/echo") {
+				return 500
+			}
+			return 0
+		}
+		s.start(Options{})
+		s.want("meta", 0, 3)
+		s.want("echo", 0)
+		if s.now("echo").Err == "" {
+			t.Fatal("it does not say what is wrong")
+		}
 	})
 }
 
@@ -211,22 +233,26 @@ func TestUnusableFilesAreIgnored(t *testing.T) {
 // A burst of changes is saved once; its last state is what is on disk, also when the program ends at once.
 func TestBurstsAreSavedOnceAndTheLastStateAlways(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, "consul.json")
 	tell(t, func(s *story) {
 		s.consul.set("echo", "grpc", 1)
 		s.start(Options{Dir: dir})
 		after(time.Second)
-		first, _ := os.Stat(path)
 		s.consul.set("echo", "grpc", 1, 2)
 		after(10 * time.Millisecond)
 		s.consul.set("echo", "grpc", 1, 2, 3)
 		after(10 * time.Millisecond)
-		if now, _ := os.Stat(path); first == nil || !os.SameFile(first, now) {
-			t.Fatal("it was saved before the burst was over")
+		if clusters, _, err := s.source.store.load(); err != nil || len(clusters[0].Endpoints) != 1 {
+			t.Fatalf("in the middle of the burst: %v %v", clusters, err)
 		}
+		after(time.Second)
+		if clusters, _, err := s.source.store.load(); err != nil || len(clusters[0].Endpoints) != 3 {
+			t.Fatalf("after the burst: %v %v", clusters, err)
+		}
+		s.consul.set("echo", "grpc", 1, 2, 3, 4)
+		after(10 * time.Millisecond)
 		s.stop()
 		clusters, _, err := s.source.store.load()
-		if err != nil || len(clusters) != 1 || len(clusters[0].Endpoints) != 3 {
+		if err != nil || len(clusters) != 1 || len(clusters[0].Endpoints) != 4 {
 			t.Fatalf("%v %v", clusters, err)
 		}
 	})
