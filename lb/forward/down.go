@@ -122,9 +122,9 @@ func (d *Down) HandleHanded(s *session.Stream, n int) {
 func (d *Down) HandleClosed(s *session.Stream) {
 	if c, ok := s.Owner.(*Call); ok {
 		c.down = nil
-		if c.up != nil && (c.complete || c.local) {
+		if c.up != nil && c.complete && !c.up.SendClosed() {
 			// The client has all of the reply; nobody waits for what the endpoint still reads of the request.
-			c.abandon(h2.NoError, c.status, c.outcome)
+			c.abandon(h2.Cancel, c.status, c.outcome)
 		}
 		c.settle()
 	}

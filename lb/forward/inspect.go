@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/transport"
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/route"
@@ -61,7 +63,9 @@ func (f *Forwarder) EachEndpoint(do func(*upstream.Endpoint)) {
 // Foresee says what would become of a gRPC call that began now, by the code that decides it for real: its route (nil if none
 // takes it), and the status and message that its caller would get without any endpoint being asked; OK if it would be placed.
 func (g *Generation) Foresee(path, authority string) (r *route.Route, status grpc.Status, message string) {
-	c := &Call{gen: g, path: &hpack.Field{Name: ":path", Value: path}}
+	// A forwarder of its own, which has not searched for a near name yet.
+	f := &Forwarder{shard: new(shard.Shard), suggested: math.MaxUint64}
+	c := &Call{f: f, gen: g, path: &hpack.Field{Name: ":path", Value: path}}
 	if r = g.Table.Match(path, authority); r == nil {
 		no := c.noRoute(&session.Block{Method: &hpack.Field{Name: ":method", Value: "POST"}})
 		return nil, no.status, no.message
