@@ -55,7 +55,7 @@ func applyDefaults(cfg *configv1.Config, env func(string) string) {
 	upstreamDefaults(cfg.Upstream)
 
 	set(&cfg.Limits)
-	opt(&cfg.Limits.MaxHeaderBytes, 64<<10)
+	opt(&cfg.Limits.MaxHeaderBytes, 256<<10)
 	opt(&cfg.Limits.MaxConcurrentStreams, 1000)
 	opt(&cfg.Limits.BufferBytesPerConnection, 32<<20)
 	opt(&cfg.Limits.ReplayBytesPerCall, 64<<10)

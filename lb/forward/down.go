@@ -107,7 +107,7 @@ func (d *Down) HandleReset(s *session.Stream, code h2.Code, why error) {
 		code = h2.Cancel
 		c.message = why.Error()
 	}
-	c.status, c.outcome = grpc.Canceled, o
+	c.status, c.outcome, c.local = grpc.Canceled, o, true
 	c.abandon(code, grpc.Canceled, o)
 }
 

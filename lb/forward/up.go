@@ -168,6 +168,11 @@ func (u up) HandleReset(s *session.Stream, code h2.Code, why error) {
 		c.settle()
 		return
 	}
+	if fl.relay && c.deadline != 0 && c.f.shard.Now() >= c.deadline {
+		// The endpoint watches the same deadline and was first: the client hears of the deadline, not of a reset.
+		c.expire()
+		return
+	}
 	c.upstreamFailed(fl)
 }
 

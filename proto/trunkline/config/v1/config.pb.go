@@ -1134,7 +1134,8 @@ type Upstream struct {
 	KeepaliveTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=keepalive_timeout,json=keepaliveTimeout,proto3" json:"keepalive_timeout,omitempty"`
 	// Calls that may wait for a connection to one endpoint, per shard. Default: 1024.
 	MaxPendingPerEndpoint *uint32 `protobuf:"varint,6,opt,name=max_pending_per_endpoint,json=maxPendingPerEndpoint,proto3,oneof" json:"max_pending_per_endpoint,omitempty"`
-	// HTTP/2 window given to the endpoint for each stream, in bytes, 65535 to 16 MiB. Default: 1 MiB.
+	// HTTP/2 window that a stream of the endpoint's may grow to while its client reads, in bytes, 65535 to 16 MiB; it begins
+	// with 128 KiB. Default: 1 MiB.
 	StreamWindowBytes *uint32 `protobuf:"varint,7,opt,name=stream_window_bytes,json=streamWindowBytes,proto3,oneof" json:"stream_window_bytes,omitempty"`
 	// First wait after a refused dial; doubles, jittered, up to maxBackoff. Default: 100ms.
 	MinBackoff *durationpb.Duration `protobuf:"bytes,8,opt,name=min_backoff,json=minBackoff,proto3" json:"min_backoff,omitempty"`
@@ -1240,17 +1241,18 @@ func (x *Upstream) GetMaxBackoff() *durationpb.Duration {
 // Limits is what one client (downstream connection) may take.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Largest header block, in bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them, 4 KiB to 16 MiB. Default: 64 KiB.
+	// Largest header block, in bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them, 4 KiB to 16 MiB. Default: 256 KiB.
 	MaxHeaderBytes *uint32 `protobuf:"varint,1,opt,name=max_header_bytes,json=maxHeaderBytes,proto3,oneof" json:"max_header_bytes,omitempty"`
 	// Streams open at once on one connection (SETTINGS_MAX_CONCURRENT_STREAMS). Default: 1000.
 	MaxConcurrentStreams *uint32 `protobuf:"varint,2,opt,name=max_concurrent_streams,json=maxConcurrentStreams,proto3,oneof" json:"max_concurrent_streams,omitempty"`
-	// Bytes held for one connection because its client does not read; over it, its largest streams are reset with
-	// RESOURCE_EXHAUSTED. At least 1 MiB. Default: 32 MiB.
+	// Bytes held for one connection because one side does not read; the stream that would exceed it is reset
+	// (ENHANCE_YOUR_CALM, which clients read as RESOURCE_EXHAUSTED). At least 1 MiB. Default: 32 MiB.
 	BufferBytesPerConnection *uint64 `protobuf:"varint,3,opt,name=buffer_bytes_per_connection,json=bufferBytesPerConnection,proto3,oneof" json:"buffer_bytes_per_connection,omitempty"`
 	// Request bytes kept per call so that it can be sent again if it was provably not processed. 0: a call that has sent
 	// a body is never sent again. Default: 64 KiB.
 	ReplayBytesPerCall *uint32 `protobuf:"varint,4,opt,name=replay_bytes_per_call,json=replayBytesPerCall,proto3,oneof" json:"replay_bytes_per_call,omitempty"`
-	// HTTP/2 window given to the client for each stream, in bytes, 65535 to 16 MiB. Default: 1 MiB.
+	// HTTP/2 window that a client's stream may grow to while its endpoint reads, in bytes, 65535 to 16 MiB; it begins with
+	// 128 KiB. Default: 1 MiB.
 	StreamWindowBytes *uint32 `protobuf:"varint,5,opt,name=stream_window_bytes,json=streamWindowBytes,proto3,oneof" json:"stream_window_bytes,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
