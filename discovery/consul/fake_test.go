@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ type fakeConsul struct {
 	trouble func(path string) int
 	queries map[string]int      // answered or not, by path
 	indexes map[string][]string // what they waited for, by path
+	query   url.Values          // of the latest request
 	dials   int
 	down    bool
 	conns   []net.Conn
@@ -139,6 +141,7 @@ func instance(name, tag string, port int) *api.ServiceEntry {
 func (f *fakeConsul) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.queries[r.URL.Path]++
+	f.query = r.URL.Query()
 	f.indexes[r.URL.Path] = append(f.indexes[r.URL.Path], r.URL.Query().Get("index"))
 	trouble := 0
 	if f.trouble != nil {

@@ -91,11 +91,11 @@ func TestReachableConsulOutranksTheDisk(t *testing.T) {
 		f.set("echo", "grpc", 1, 2, 3, 4)
 	})
 	tell(t, func(s *story) {
-		s.consul.set("echo", "grpc", 2, 7)
+		s.consul.set("echo", "grpc", 7)
 		s.consul.set("new", "grpc", 8)
 		s.start(Options{Dir: dir})
 		after(2 * time.Second)
-		s.want("echo", 0, 2, 7)
+		s.want("echo", 0, 7)
 		s.want("new", 0, 8)
 		s.wantGone("meta")
 		if s.emitted() != 1 {

@@ -248,7 +248,7 @@ func TestHangingTargetsDelayNobody(t *testing.T) {
 		if !offers(p.State(good), "p.One") {
 			t.Fatalf("%+v", p.State(good))
 		}
-		if most.Load() > 8 {
+		if most.Load() > 12 { // 4 first and 4 further ones; a cancelled dial may end a moment after its question
 			t.Fatalf("%d questions at once", most.Load())
 		}
 	})
