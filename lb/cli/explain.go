@@ -100,7 +100,7 @@ func explain(w io.Writer, r *adminv1.ExplainResponse) {
 	}
 	_ = tw.Flush()
 	if others > 0 {
-		fmt.Fprintf(w, "  %s that discovery taught did not match\n", count(others, "rule"))
+		fmt.Fprintf(w, "  %s did not match\n", count(others, "learned or built-in rule"))
 	}
 	if r.GetCluster() != "" {
 		cluster(w, r)

@@ -282,7 +282,7 @@ func (d *demo) settle(exact bool) error {
 	}
 	fmt.Fprintln(d.Out, "\nNOT_FOUND: the client asked for coffee. UNAVAILABLE: shop-b said so, as it does now and then.")
 	if refused > 0 {
-		fmt.Fprintf(d.Out, "shop-b also refused %d streams unprocessed: Trunkline placed each elsewhere, no caller noticed.\n", refused)
+		fmt.Fprintf(d.Out, "Streams that shop-b refused unprocessed: %d. Trunkline placed each elsewhere; no caller noticed.\n", refused)
 	}
 	if bad := d.tally.verdict(d.backends, d.client.resends.Load(), exact); len(bad) > 0 {
 		errs := make([]error, len(bad))
