@@ -54,6 +54,7 @@ func TestCallsReachWhatConsulAndReflectionTellWithoutAnyConfig(t *testing.T) {
 		began := time.Now()
 		harness.Eventually(t, 2*time.Second, "a call on the third server", func() bool { return load.Of("three") > 0 })
 		t.Logf("the third server's first call came %v after its registration", time.Since(began))
+		load.Await(t, 100)
 		load.MustNotHaveFailed(t)
 	})
 

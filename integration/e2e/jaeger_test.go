@@ -25,16 +25,15 @@ import (
 // tracerFor is a tracer whose spans go to Jaeger under a service name, and what sends them now.
 func tracerFor(t *testing.T, jaeger *harness.Jaeger, service string) (trace.Tracer, func()) {
 	t.Helper()
-	ctx := harness.Context(t, stepLimit)
-	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(jaeger.OTLP), otlptracegrpc.WithInsecure())
+	exporter, err := otlptracegrpc.New(t.Context(), otlptracegrpc.WithEndpoint(jaeger.OTLP), otlptracegrpc.WithInsecure())
 	if err != nil {
 		t.Fatal(err)
 	}
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter),
-		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName(service))), sdktrace.WithSampler(sdktrace.AlwaysSample()))
+		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName(service))), sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())))
 	t.Cleanup(func() { provider.Shutdown(context.Background()) }) //nolint:errcheck // the test is over
 	return provider.Tracer("e2e"), func() {
-		if err := provider.ForceFlush(ctx); err != nil {
+		if err := provider.ForceFlush(harness.Context(t, stepLimit)); err != nil {
 			t.Errorf("send %s's spans: %v", service, err)
 		}
 	}
@@ -118,10 +117,11 @@ func TestOneTraceInJaegerShowsTheWayOfTheCall(t *testing.T) {
 	backend := tracedBackend(t, backendTracer)
 	refuser := harness.StartRefuser(t)
 	tracing := fmt.Sprintf("tracing: { otlpEndpoint: %q, sampleRatio: 0 }", "http://"+jaeger.OTLP) // the client's decision counts
+	const soon = "OTEL_BSP_SCHEDULE_DELAY=100"                                                     // milliseconds; by default spans are sent every 5 s
 	flush := func() { flushClient(); flushBackend() }
 
 	t.Run("client, Trunkline's SERVER, its CLIENT and the backend hang together", func(t *testing.T) {
-		trunkline := harness.Start(t, static([]string{backend.Addr}, tracing))
+		trunkline := harness.Start(t, static([]string{backend.Addr}, tracing), soon)
 		id, err := tracedCall(t, clientTracer, testpb.NewTestServiceClient(harness.Dial(t, trunkline.Listen)), &testpb.SimpleRequest{})
 		if err != nil {
 			t.Fatal(err)
@@ -154,7 +154,7 @@ func TestOneTraceInJaegerShowsTheWayOfTheCall(t *testing.T) {
 	})
 
 	t.Run("a failed call shows its status", func(t *testing.T) {
-		trunkline := harness.Start(t, static([]string{backend.Addr}, tracing))
+		trunkline := harness.Start(t, static([]string{backend.Addr}, tracing), soon)
 		id, err := tracedCall(t, clientTracer, testpb.NewTestServiceClient(harness.Dial(t, trunkline.Listen)),
 			&testpb.SimpleRequest{ResponseStatus: &testpb.EchoStatus{Code: int32(codes.DataLoss), Message: "lost"}})
 		if status.Code(err) != codes.DataLoss {
@@ -168,7 +168,7 @@ func TestOneTraceInJaegerShowsTheWayOfTheCall(t *testing.T) {
 	})
 
 	t.Run("each attempt has its own CLIENT span, and the backend hangs below the one that reached it", func(t *testing.T) {
-		trunkline := harness.Start(t, static([]string{refuser.Addr, backend.Addr}, tracing, roundRobin))
+		trunkline := harness.Start(t, static([]string{refuser.Addr, backend.Addr}, tracing, roundRobin), soon)
 		c := testpb.NewTestServiceClient(harness.Dial(t, trunkline.Listen))
 		var id string
 		for before, i := refuser.Refused.Load(), 0; refuser.Refused.Load() == before; i++ {
@@ -200,7 +200,7 @@ func TestOneTraceInJaegerShowsTheWayOfTheCall(t *testing.T) {
 	})
 
 	t.Run("a call that the client did not sample leaves no trace", func(t *testing.T) {
-		trunkline := harness.Start(t, static([]string{backend.Addr}, tracing))
+		trunkline := harness.Start(t, static([]string{backend.Addr}, tracing), soon)
 		c := testpb.NewTestServiceClient(harness.Dial(t, trunkline.Listen))
 		const unsampled = "0af7651916cd43dd8448eb211c80319c"
 		ctx := metadata.AppendToOutgoingContext(harness.Context(t, stepLimit), "traceparent", "00-"+unsampled+"-b7ad6b7169203331-00")

@@ -52,7 +52,7 @@ func startProcess(t testing.TB, name string, env []string, argv ...string) *Proc
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("---- output of %s (pid %d, %v)\n%s", p.Name, p.cmd.Process.Pid, p.cmd.ProcessState, p.log.tail(64<<10))
+			t.Logf("---- output of %s (pid %d, %v)\n%s", p.Name, p.cmd.Process.Pid, p.cmd.ProcessState, p.log.tail(12<<10))
 		}
 	})
 	return p

@@ -28,12 +28,13 @@ type Trunkline struct {
 const StopLimit = 10 * time.Second
 
 // Start runs `trunkline serve -c FILE` and waits until it is ready. In the config text, LISTEN and ADMIN stand for
-// the addresses that are chosen for it. When the test ends it is drained, and must then exit with status 0.
-func Start(t testing.TB, config string) *Trunkline {
+// the addresses that are chosen for it; env is more environment, as "KEY=value". When the test ends it is drained, and
+// must then exit with status 0.
+func Start(t testing.TB, config string, env ...string) *Trunkline {
 	t.Helper()
 	tr := &Trunkline{Listen: FreeAddr(t), Admin: FreeAddr(t), Config: filepath.Join(t.TempDir(), "trunkline.yaml")}
 	tr.WriteConfig(t, config)
-	tr.run(t, nil, "serve", "-c", tr.Config)
+	tr.run(t, env, "serve", "-c", tr.Config)
 	return tr
 }
 
@@ -179,9 +180,12 @@ type built struct {
 var product built
 
 // Binary is the path of the trunkline command, built from this tree once per test process, with the race detector
-// when the tests have it.
+// when the tests have it. TRUNKLINE_BINARY in the environment names a finished one to test instead.
 func Binary(t testing.TB) string {
 	t.Helper()
+	if path := os.Getenv("TRUNKLINE_BINARY"); path != "" {
+		return path
+	}
 	product.once.Do(func() { product.build() })
 	if product.err != nil {
 		t.Fatalf("build trunkline: %v", product.err)

@@ -120,6 +120,7 @@ func metadataCases() []call {
 		echo("values may be empty, or any printable characters", metadata.Pairs("h-empty", "", "h-all", "x"+printable+"x"),
 			metadata.Pairs("t-empty", "", "t-all", "x"+printable+"x"),
 			"empty", "", "all", "x"+printable+"x", "list", "a, b;c=\"d\"", "percent", "%zz%00%", "_under.dot-dash_0", "k"),
+		echo("values with spaces around", metadata.Pairs("h", " v "), metadata.Pairs("t", " v "), "k", " v "),
 		echo("many keys", many, many, manyPairs...),
 		echo("big metadata", metadata.Pairs("h-big", big), metadata.Pairs("t-big", big), "big", big, "big-bin", big),
 		echo("names that a proxy is tempted to touch", metadata.Pairs("server", "s", "date", "d", "via", "v", "vary", "v", "x-envoy-a", "e"),
@@ -154,7 +155,9 @@ func statusCases() []call {
 	calls := []call{
 		fail("status with details, as Trailers-Only", 0, detailed.Err()),
 		fail("status with details, after messages", 2, detailed.Err()),
-		fail("a message with every character", 0, status.Error(codes.DataLoss, "\t\n\r\x00 %41 % é 日本語 😈 \xff "+printable+" ")),
+		fail("a message with every character", 0, status.Error(codes.DataLoss, "\t\n\r\x00 %41 % é 日本語 😈 \xff "+printable)),
+		// Common: "no such user: " + name, and the name was empty. On the wire the space is as it is.
+		fail("a message that ends with a space", 0, status.Error(codes.NotFound, "no such user: ")),
 		fail("an empty message", 1, status.Error(codes.Aborted, "")),
 		fail("a code beyond the known ones", 0, status.Error(codes.Code(1234), "odd")),
 		{

@@ -40,6 +40,7 @@ discovery:
 routes:
   - match: { service: transparency.Script }
     cluster: script
+limits: { maxHeaderBytes: 1048576 } # the script has big metadata
 `, backend))
 }
 

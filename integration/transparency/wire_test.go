@@ -45,6 +45,7 @@ type peer struct {
 	encoder *hpack.Encoder
 	block   bytes.Buffer
 	events  chan event
+	pongs   chan struct{}
 }
 
 // event is something seen on a stream. Empty DATA, and how DATA and header blocks were cut into frames, are not told:
@@ -58,7 +59,7 @@ type event struct {
 }
 
 func newPeer(conn net.Conn, events chan event) *peer {
-	p := &peer{conn: conn, framer: http2.NewFramer(conn, conn), events: events}
+	p := &peer{conn: conn, framer: http2.NewFramer(conn, conn), events: events, pongs: make(chan struct{}, 1)}
 	p.encoder = hpack.NewEncoder(&p.block)
 	p.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	p.framer.MaxHeaderListSize = 1 << 20
@@ -107,7 +108,9 @@ func (p *peer) read() {
 		case *http2.PingFrame:
 			if !f.IsAck() {
 				p.write(func() error { return p.framer.WritePing(true, f.Data) })
+				continue
 			}
+			p.pongs <- struct{}{}
 		}
 	}
 }
@@ -257,13 +260,24 @@ func (r *wireRig) play(t *testing.T, e exchange) string {
 		want := expectation{data: len(s.data), end: s.end || s.reset != nil, block: s.fields != nil || s.reset != nil}
 		seen, last := collect(events, want, ours)
 		fmt.Fprintf(&out, "step %d by the %s; the %s saw\n%s", i+1, from, who, indent(seen))
+		if strings.Contains(seen, broken) {
+			break
+		}
 		if s.byClient && serverSide == nil && last.peer != nil {
 			serverSide, serverID = last.peer, last.stream
 		}
 	}
-	fmt.Fprintf(&out, "afterwards the client saw\n%s", indent(drain(r.atClient, id)))
+	r.client.settle(t)
+	if serverSide != nil {
+		serverSide.settle(t)
+	}
+	fmt.Fprintf(&out, "afterwards the client saw\n%s", indent(drain(r.atClient)))
+	fmt.Fprintf(&out, "afterwards the server saw\n%s", indent(drain(r.atSv)))
 	return out.String()
 }
+
+// broken marks a step that did not come through; the rest of the exchange is not played.
+const broken = "BROKEN: "
 
 // expectation is what shows that a step has come through.
 type expectation struct {
@@ -292,10 +306,10 @@ func collect(events chan event, want expectation, ours func(event) bool) (string
 			}
 			end = end || e.end
 			if e.end && (e.text != "") && !want.end {
-				return b.String() + "END too early\n", last
+				return b.String() + broken + "the stream ended too early\n", last
 			}
 		case <-time.After(5 * time.Second):
-			fmt.Fprintf(&b, "DATA %s\nno more, after 5 s\n", digest(data))
+			fmt.Fprintf(&b, "DATA %s\n%sno more, after 5 s\n", digest(data), broken)
 			return b.String(), last
 		}
 	}
@@ -308,13 +322,24 @@ func collect(events chan event, want expectation, ours func(event) bool) (string
 	return b.String(), last
 }
 
-// drain tells what has come for a stream after its last step. What comes later still shows as a stray of the next exchange.
-func drain(events chan event, stream uint32) string {
+// settle waits for a PING's way there and back: what the other end had written before it is here then.
+func (p *peer) settle(t *testing.T) {
+	t.Helper()
+	p.write(func() error { return p.framer.WritePing(false, [8]byte{1}) })
+	select {
+	case <-p.pongs:
+	case <-time.After(5 * time.Second):
+		t.Error("a PING was not answered in 5 s")
+	}
+}
+
+// drain tells what has come after the last step.
+func drain(events chan event) string {
 	var b strings.Builder
 	for {
 		select {
 		case e := <-events:
-			fmt.Fprintf(&b, "stream %d: %s %d bytes end=%v\n", e.stream-stream, e.text, len(e.data), e.end)
+			fmt.Fprintf(&b, "%s %d bytes end=%v\n", e.text, len(e.data), e.end)
 		default:
 			return b.String()
 		}
