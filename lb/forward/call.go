@@ -111,7 +111,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 			}
 		}
 	}
-	if b.Path != nil {
+	if b.Path != nil && b.Method.Value != "CONNECT" {
 		c.e = f.lookup(c.gen, b.Path, c.auth)
 	}
 	if c.e != nil {
@@ -120,7 +120,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	f.rec.Start(c.stats)
 	f.cur = c
 	c.trace = f.tel.StartTrace(traceparent, f.lookupField, f.shard.Rand())
-	if c.e == nil || b.Method.Value != "POST" {
+	if c.e == nil {
 		c.refuse(c.noRoute(b))
 		return
 	}

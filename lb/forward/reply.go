@@ -70,8 +70,8 @@ func (c *Call) refuse(r refusal) {
 // noRoute is the refusal of a call that no route takes.
 func (c *Call) noRoute(b *session.Block) refusal {
 	r := refusal{status: grpc.Unimplemented, outcome: telemetry.OutcomeNoRoute, reason: "NO_ROUTE"}
-	if b.Method.Value != "POST" || c.path == nil {
-		r.message = fmt.Sprintf("Trunkline carries gRPC calls, which are POST requests; this is a %s", b.Method.Value)
+	if c.path == nil || b.Method.Value == "CONNECT" {
+		r.message = fmt.Sprintf("Trunkline carries calls to methods; this is a %s", b.Method.Value)
 		return r
 	}
 	path := c.path.Value
