@@ -263,7 +263,7 @@ func TestHostileServersAreGivenUp(t *testing.T) {
 			if q.GetFileContainingSymbol() == "" {
 				return list(many[:100]...), nil
 			}
-			return files(bytes.Repeat(file("q", "Z.z"), 10000)), nil
+			return files(file(strings.Repeat("q", 1<<20), "Z.z")), nil
 		}, codes.ResourceExhausted},
 	} {
 		t.Run(name, func(t *testing.T) {
