@@ -153,7 +153,6 @@ func (s *serving) reload(cfg *configv1.Config, warnings []config.Warning) error 
 	s.mu.Lock()
 	s.cfg = cfg
 	s.mu.Unlock()
-	s.log.Info("config applied")
 	return nil
 }
 
