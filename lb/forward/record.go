@@ -22,6 +22,13 @@ func (f *Forwarder) afterFlush(end int64) {
 }
 
 func (f *Forwarder) tell(c *Call, end int64) {
+	if c.e != nil && !c.e.known && c.status == grpc.OK {
+		// The endpoints know the method: it gets numbers of its own.
+		c.e.known = true
+		c.e.stats = f.tel.Method(c.e.service+"/"+c.e.method, true)
+		f.rec.Rename(c.stats, c.e.stats)
+		c.stats = c.e.stats
+	}
 	total := end - c.arrived
 	up, own := c.times(end)
 	r := &f.record
@@ -31,11 +38,6 @@ func (f *Forwarder) tell(c *Call, end int64) {
 		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, BytesIn: c.bytesIn, BytesOut: c.bytesOut,
 	}
 	f.rec.Record(r)
-	if c.e != nil && !c.e.known && c.status == grpc.OK {
-		// The endpoints know the method: it gets numbers of its own from the next call on.
-		c.e.known = true
-		c.e.stats = f.tel.Method(c.e.service+"/"+c.e.method, true)
-	}
 	if f.tel.WantRecord(uint32(c.status), total, c.trace) {
 		f.tel.Export(c.fullRecord(end, up, own))
 	}

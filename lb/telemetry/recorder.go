@@ -153,6 +153,13 @@ func (t *Telemetry) NewRecorder(lock sync.Locker) *Recorder {
 // Start counts a stream as open. Call it with the shard's lock held.
 func (r *Recorder) Start(m *Method) { r.block(m).open++ }
 
+// Rename moves an open stream from one method to another: a method that turned out to exist gets its first call, too. Call it
+// with the shard's lock held.
+func (r *Recorder) Rename(from, to *Method) {
+	r.block(from).open--
+	r.block(to).open++
+}
+
 // Record counts a finished stream, once for each Start, with the same method. Call it with the shard's lock held; f is
 // borrowed until return.
 func (r *Recorder) Record(f *Finish) {
