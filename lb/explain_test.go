@@ -203,7 +203,7 @@ func TestExplainOfAFileSaysWhoWasNotAsked(t *testing.T) {
 	}{
 		{"a cluster without grpcServices", unasked, "x.Shop/Get", 12, "it may be known to the endpoints of cluster shop (by reflection)"},
 		{"Consul", "discovery: { consul: {} }\n", "x.Shop/Get", 12, "it may be known to Consul"},
-		{"a cluster that Consul may have", "discovery: { consul: {} }\nroutes: [ { match: { service: x.Shop }, cluster: shop } ]\n", "x.Shop/Get", 14, "it may be known to Consul"},
+		{"a cluster that Consul may have", "discovery: { consul: {} }\nroutes: [ { match: { service: x.Shop }, cluster: shop } ]\n", "x.Shop/Get", 14, "no source has found cluster shop yet (offline, nobody was asked: it may be known to Consul)"},
 		{"a default", unasked + "routes: [ { match: {}, cluster: shop } ]\n", "x.Shop/Get", 0, "unless the service is known to the endpoints of cluster shop"},
 		{"nobody: all is written down", echoAt("127.0.0.1:1"), "x.Shop/Get", 12, ""},
 		{"nobody: a route decides", unasked + "routes: [ { match: { service: x.Shop }, cluster: shop } ]\n", "x.Shop/Get", 0, ""},
