@@ -56,7 +56,7 @@ func TestAClientThatStopsReadingStallsNobodyElseAndHoldsLittleMemory(t *testing.
 				stalled.Send(t, id, &testpb.StreamingOutputCallRequest{ResponseParameters: params}, true)
 			}
 			harness.Eventually(t, stepLimit, "the 200 streams to reach the backend", func() bool { return backend.OpenCalls() >= streams })
-			load.Await(t, 1000)
+			load.Await(t, 500)
 			other := harness.StartLoad(t, 2, harness.Dial(t, trunkline.Listen)) // a client that comes now
 			other.Await(t, 100)
 			bulk(t, trunkline.Listen) // and one that needs window, not only a place

@@ -103,7 +103,7 @@ func cases(t *testing.T, addr string) []suite {
 		t.Fatal(err)
 	}
 	report := filepath.Join(t.TempDir(), "report.xml")
-	_, stdout, stderr := harness.Run(t, 2*time.Minute, nil, build(t), "--strict",
+	_, stdout, stderr := harness.Run(t, 2*time.Minute, nil, harness.Tool(t, "h2spec"), "--strict",
 		"--host", host, "--port", port, "--path", "/h2spec.Raw/Get", "--junit-report", report)
 	text, err := os.ReadFile(report)
 	if err != nil {

@@ -24,13 +24,21 @@ type Process struct {
 	done chan struct{} // closed when the child was waited for
 }
 
-// startProcess runs a program. env is added to a minimal environment, so that what the developer's shell exports
-// (CONSUL_HTTP_ADDR, OTEL_*) cannot reach the child.
+// environment is a child's: minimal, so that what the developer's shell exports (CONSUL_HTTP_ADDR, OTEL_*) cannot reach it.
+func environment(t testing.TB, env []string) []string {
+	t.Helper()
+	return append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir(),
+		"GORACE=atexit_sleep_ms=50", // a program with the race detector sleeps a second at its end by default
+	}, env...)
+}
+
+// startProcess runs a program with more environment than the minimal one.
 func startProcess(t testing.TB, name string, env []string, argv ...string) *Process {
 	t.Helper()
 	p := &Process{Name: name, done: make(chan struct{})}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir()}, env...)
+	p.cmd.Env = environment(t, env)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	// Pdeathsig fires when the thread that forked ends, so that thread stays locked here until the child is gone.
@@ -100,11 +108,11 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
-// Run runs a program to its end and returns its exit status and its output (stdout and stderr apart).
+// Run runs a program to its end, with more environment than the minimal one, and returns its exit status and its output (stdout and stderr apart).
 func Run(t testing.TB, limit time.Duration, env []string, argv ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir()}, env...)
+	cmd.Env = environment(t, env)
 	cmd.Dir = t.TempDir()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
