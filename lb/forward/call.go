@@ -56,7 +56,7 @@ type Call struct {
 	inject  []string // name, value, ...: header fields that tracing sets
 
 	arrived, sent, answered, upEnded int64  // shard times
-	batch, sentBatch, upBatch        uint64 // their batches
+	round, sentRound, upRound        uint64 // the rounds they fell into
 	in, out                          grpc.MessageCounter
 	messagesIn, messagesOut          uint32
 	bytesIn, bytesOut                uint64
@@ -83,7 +83,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	c.d, c.down, c.gen = d, s, f.gen.Load()
 	s.Owner = c
 	s.SetBudget(&d.Budget)
-	c.arrived, c.batch, c.ended = f.shard.Now(), f.shard.Batch(), b.End
+	c.arrived, c.round, c.ended = f.shard.Now(), f.shard.Round(), b.End
 	f.shard.Timed()
 	c.stats = nil
 	if b.TooLarge {
@@ -192,11 +192,11 @@ func (c *Call) HandleConn(conn *upstream.Conn, err error) {
 func (c *Call) send(conn *upstream.Conn) {
 	f := c.f
 	c.conn, c.handed = conn, 0
-	c.sent, c.sentBatch = f.shard.Now(), f.shard.Batch()
+	c.sent, c.sentRound = f.shard.Now(), f.shard.Round()
 	f.shard.Timed()
 	fields := c.req
 	// In the batch in which the call came, the time left is the time given: the field goes on as it came.
-	if stale := c.deadline != 0 && c.sentBatch != c.batch; stale || c.trace != nil {
+	if stale := c.deadline != 0 && c.sentRound != c.round; stale || c.trace != nil {
 		fields = f.rewrite(c, stale)
 	}
 	end := c.ended && len(c.replay) == 0 && c.trailers == nil

@@ -61,17 +61,18 @@ func (c *Call) times(end int64) (up, own int64) {
 		return up, max(0, total-up)
 	}
 	f := c.f
-	took := func(b uint64) int64 {
-		if b == f.shard.Batch() {
-			return end - f.shard.Now()
+	flushed := func(round uint64, began int64) int64 {
+		if round == f.shard.Round() {
+			return end
 		}
-		return f.shard.Took(b)
+		return max(f.shard.FlushedAt(round), began)
 	}
-	own = c.sent - c.arrived + took(c.sentBatch)
+	gone := flushed(c.sentRound, c.sent)
+	own = gone - c.arrived
 	if c.upEnded == 0 {
-		return end - c.sent, own
+		return max(0, end-gone), own
 	}
-	return max(0, c.upEnded-c.sent-took(c.sentBatch)), own + took(c.upBatch)
+	return max(0, c.upEnded-gone), own + flushed(c.upRound, c.upEnded) - c.upEnded
 }
 
 // fullRecord is all there is to say about a finished call. Every string in it is the record's own.

@@ -87,9 +87,9 @@ func (c *Call) noRoute(b *session.Block) refusal {
 	if claims := c.gen.Conflicts[service]; len(claims) > 0 {
 		r.reason = "CONFLICTING_CLAIMS"
 		r.message += fmt.Sprintf(": the clusters %s all claim %s; a route in the configuration decides", strings.Join(claims, " and "), service)
-	} else if f := c.f; f.suggested != f.shard.Batch() {
+	} else if f := c.f; f.suggested != f.shard.Round() {
 		// A search costs as much as thousands of calls: one in a batch, so that nobody can make it our main work.
-		f.suggested = f.shard.Batch()
+		f.suggested = f.shard.Round()
 		if near := c.gen.Table.Nearest(c.path.Value); near != "" {
 			r.message += "; the nearest known one is " + near
 		}

@@ -45,7 +45,7 @@ func (c *Call) response(b *session.Block) {
 	}
 	if b.End {
 		c.complete = true
-		c.upEnded, c.upBatch = f.shard.Now(), f.shard.Batch()
+		c.upEnded, c.upRound = f.shard.Now(), f.shard.Round()
 		c.judge(b)
 	}
 	if c.down == nil {
@@ -112,7 +112,7 @@ func (u up) HandleData(s *session.Stream, p []byte, end bool) {
 	if end {
 		// No trailers: not gRPC, or a server that died in style. Clients say UNKNOWN or INTERNAL to that.
 		c.complete, c.status = true, grpc.Unknown
-		c.upEnded, c.upBatch = u.f.shard.Now(), u.f.shard.Batch()
+		c.upEnded, c.upRound = u.f.shard.Now(), u.f.shard.Round()
 	}
 	if c.down == nil {
 		return
@@ -192,7 +192,7 @@ type failure struct {
 // upstreamFailed decides what becomes of a call whose attempt failed: step 11.
 func (c *Call) upstreamFailed(fl failure) {
 	c.f.shard.Timed()
-	c.upEnded, c.upBatch = c.f.shard.Now(), c.f.shard.Batch()
+	c.upEnded, c.upRound = c.f.shard.Now(), c.f.shard.Round()
 	ep := c.ep
 	if fl.reset {
 		c.abandon(fl.code, fl.status, fl.outcome)

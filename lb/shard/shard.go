@@ -2,13 +2,15 @@
 // connections, and what those share (interner, buffers, read buffer, clock, timers); it must not know what a call is.
 //
 // Whoever touches a connection of a shard does so between Enter and Leave. Nothing in between blocks, calls out of the
-// process's own memory (but for non-blocking reads and writes of sockets), or takes another lock. Leave flushes every
-// connection that was dirtied with one non-blocking write each.
+// process's own memory (but for non-blocking reads and writes of sockets), or takes another lock. What was dirtied is flushed
+// at the end of a round, with one non-blocking write for each connection: by Leave at once, by LeaveBatch for several
+// readers together.
 package shard
 
 import (
 	"math/bits"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"time"
 
@@ -20,7 +22,7 @@ import (
 // ReadChunk is how many bytes one read may bring: large reads are what makes bulk transfers cheap.
 const ReadChunk = 256 << 10
 
-const spans = 1024 // batches whose duration is remembered
+const spans = 1024 // rounds whose flush is remembered
 
 // Shard is one lock domain.
 type Shard struct {
@@ -32,23 +34,23 @@ type Shard struct {
 
 	Env   session.Env
 	Timer Wheel
-	// Conns counts the downstream connections, for the choice at accept.
-	Conns int
-	// AfterFlush is called by Leave when Timed was called since Enter, with the time of the end of the batch.
+	// AfterFlush is called after a flush when Timed was called since the last one, with the time of the flush's end.
 	AfterFlush func(now int64)
 
-	epoch time.Time // set once
-	now   int64
-	batch uint64
-	timed bool
-	took  [spans]uint32
-	rnd   *rand.PCG
-	read  []byte
+	epoch   time.Time // set once
+	now     int64
+	round   uint64
+	batches int // read batches in this round
+	paying  int // how well it has paid lately to wait for others before a flush
+	timed   bool
+	flushed [spans]int64
+	rnd     *rand.PCG
+	read    []byte
 }
 
 // New returns shard number id. The seed makes its random choices reproducible in tests.
 func New(id int, epoch time.Time, seed uint64) *Shard {
-	s := &Shard{ID: id, epoch: epoch, rnd: rand.NewPCG(seed, uint64(id))}
+	s := &Shard{ID: id, epoch: epoch, round: 1, rnd: rand.NewPCG(seed, uint64(id))}
 	s.Env.Interner = hpack.NewInterner()
 	s.Timer.init(s)
 	return s
@@ -63,23 +65,60 @@ func (s *Shard) Enter() {
 // Tick begins a batch, for who has the lock already: a reader knows only after its read whether there is one.
 func (s *Shard) Tick() {
 	s.now = s.Clock()
-	s.batch++
-	s.timed = false
+	s.batches++
 }
 
 // Leave flushes what was dirtied and gives the lock back.
 func (s *Shard) Leave() {
+	s.flush()
+	s.mu.Unlock()
+}
+
+// LeaveBatch is Leave for a reader that has consumed a batch: where other readers are about to run, as on a busy shard, it
+// lets them go first, and one of them flushes for all. A write costs more than all the rest of a small call: this makes
+// few large ones of many small ones. Where nobody else is ready it costs nothing: it is tried only where it paid lately,
+// and now and then.
+func (s *Shard) LeaveBatch() {
+	if len(s.Env.Dirty) == 0 || s.paying == 0 && s.round%probe != 0 {
+		s.Leave()
+		return
+	}
+	round := s.round
+	s.mu.Unlock()
+	runtime.Gosched()
+	s.mu.Lock()
+	if s.round == round {
+		s.flush()
+	}
+	s.mu.Unlock()
+}
+
+// How LeaveBatch learns: a flush that served several batches counts for maxPaying that did not; every probe'th is tried anyhow.
+const (
+	maxPaying = 16
+	probe     = 32
+)
+
+// flush writes what every dirty connection has to say, and ends the round.
+func (s *Shard) flush() {
 	for i := 0; i < len(s.Env.Dirty); i++ { // flushing one may dirty another
 		s.Env.Dirty[i].Flush()
 	}
 	clear(s.Env.Dirty)
 	s.Env.Dirty = s.Env.Dirty[:0]
+	if s.batches > 1 {
+		s.paying = maxPaying
+	} else if s.paying > 0 {
+		s.paying--
+	}
+	s.batches = 0
 	if s.timed {
+		s.timed = false
 		end := s.Clock()
-		s.took[s.batch%spans] = uint32(min(end-s.now, 1<<32-1))
+		s.flushed[s.round%spans] = end
 		s.AfterFlush(end)
 	}
-	s.mu.Unlock()
+	s.round++
 }
 
 // Lock and Unlock are for those who only look (metrics, admin): nothing is flushed.
@@ -91,25 +130,24 @@ func (s *Shard) Unlock() { s.mu.Unlock() }
 // Clock is the time now in nanoseconds since the process began, monotonic. It needs no lock.
 func (s *Shard) Clock() int64 { return int64(time.Since(s.epoch)) }
 
-// Now is the time of the current Enter: one clock reading for a whole batch.
+// Now is the time of the last Enter or Tick: one clock reading for a whole batch.
 func (s *Shard) Now() int64 { return s.now }
 
 // Wall converts a time of this shard to the calendar's.
 func (s *Shard) Wall(at int64) time.Time { return s.epoch.Add(time.Duration(at)) }
 
-// Batch is the number of the current Enter.
-func (s *Shard) Batch() uint64 { return s.batch }
+// Round is the number of the current round: what is done between two flushes.
+func (s *Shard) Round() uint64 { return s.round }
 
-// Timed asks for AfterFlush at the end of this batch, and for its duration to be kept.
+// Timed asks for AfterFlush at the end of this round, and for its time to be kept.
 func (s *Shard) Timed() { s.timed = true }
 
-// Took is how long batch b took from its reading to the end of its flush, in nanoseconds; 0 if it was not timed or is long
-// forgotten.
-func (s *Shard) Took(b uint64) int64 {
-	if s.batch-b >= spans {
+// FlushedAt is when round r was flushed; 0 if it was not timed or is long forgotten.
+func (s *Shard) FlushedAt(r uint64) int64 {
+	if s.round-r >= spans {
 		return 0
 	}
-	return int64(s.took[b%spans])
+	return s.flushed[r%spans]
 }
 
 // Rand is 64 random bits; not for secrets.

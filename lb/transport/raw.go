@@ -83,7 +83,7 @@ func (r *raw) turn(c *Conn) (done bool, err error) {
 		}
 		c.Shard.Tick()
 		c.feed(chunk[:k+n])
-		c.Shard.Leave()
+		c.Shard.LeaveBatch()
 	}
 	return true, nil
 }
