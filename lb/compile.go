@@ -53,7 +53,7 @@ func (s *Server) Apply(cfg *configv1.Config) error {
 	for _, what := range needsRestart(oldCfg, cfg) {
 		s.log.Warn("this change needs a restart", "field", what)
 	}
-	s.log.Info("configuration applied", "generation", s.gen.Load().Number)
+	s.log.Info("configuration applied", "config", s.cfgNum, "table", s.gen.Load().Number)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package lb
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +18,7 @@ import (
 type agent struct {
 	*httptest.Server
 	mu    sync.Mutex
-	asked map[string]bool // guarded by mu: "path dc=... token=..."
+	asked map[string]bool // guarded by mu: "path dc=... token=...", and " tag=..." if there is one
 }
 
 func newAgent(t *testing.T) *agent {
@@ -29,7 +30,7 @@ func newAgent(t *testing.T) *agent {
 	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		a.mu.Lock()
-		a.asked[strings.TrimPrefix(r.URL.Path, "/v1/")+" dc="+q.Get("dc")+" token="+r.Header.Get("X-Consul-Token")] = true
+		a.asked[strings.TrimPrefix(r.URL.Path, "/v1/")+" dc="+q.Get("dc")+" token="+r.Header.Get("X-Consul-Token")+tagIn(q)] = true
 		a.mu.Unlock()
 		if q.Get("index") != "" && q.Get("index") != "0" {
 			<-r.Context().Done() // nothing changes
@@ -47,6 +48,13 @@ func newAgent(t *testing.T) *agent {
 		a.Close()
 	})
 	return a
+}
+
+func tagIn(q url.Values) string {
+	if !q.Has("tag") {
+		return ""
+	}
+	return " tag=" + q.Get("tag")
 }
 
 func (a *agent) questions() (list []string) {
@@ -77,6 +85,8 @@ func TestTheConfigSaysWhatConsulIsAsked(t *testing.T) {
 			[]string{"catalog/services dc= token=", "health/service/cart dc= token="}, "consul"},
 		{"without a tag only the named ones are", `tag: "-", services: [ { name: cart } ]`,
 			[]string{"health/service/cart dc= token="}, "consul"},
+		{"with a tag, only those that bear it", `services: [ { name: cart, tag: blue } ]`,
+			[]string{"catalog/services dc= token=", "health/service/cart dc= token= tag=blue"}, "consul"},
 		{"each in its datacenter", `tag: "-", datacenter: dc1, services: [ { name: cart }, { name: stock, datacenter: dc2 } ]`,
 			[]string{"health/service/cart dc=dc1 token=", "health/service/stock dc=dc2 token="}, "consul/dc1 consul/dc2/stock"},
 	} {

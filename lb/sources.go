@@ -67,8 +67,7 @@ func staticClusters(cfg *configv1.Config) ([]*discovery.Cluster, error) {
 	return static.Clusters(defs)
 }
 
-// consulSources is one source per datacenter that is named, since a blocking query asks one; services with a tag of their own
-// are a source of their own.
+// consulSources is one source per datacenter that is named, since a blocking query asks one.
 func consulSources(c *configv1.Consul, log *slog.Logger) ([]discovery.Source, error) {
 	if c == nil {
 		return nil, nil
@@ -95,13 +94,14 @@ func consulSources(c *configv1.Consul, log *slog.Logger) ([]discovery.Source, er
 		if dc == "" {
 			dc = base.Datacenter
 		}
-		if svc.GetTag() == "" && dc == base.Datacenter {
-			groups[0].Services = append(groups[0].Services, svc.GetName())
+		named := consul.Service{Name: svc.GetName(), Tag: svc.GetTag()}
+		if dc == base.Datacenter {
+			groups[0].Services = append(groups[0].Services, named)
 			continue
 		}
 		g := base
 		g.NoTag, g.Tag, g.Datacenter = true, "", dc
-		g.Services = []string{svc.GetName()} // TODO tag
+		g.Services = []consul.Service{named}
 		g.Name = fmt.Sprintf("consul/%s/%s", dc, svc.GetName())
 		groups = append(groups, g)
 	}

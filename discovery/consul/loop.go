@@ -27,9 +27,13 @@ func (s *Source) restore() {
 	for _, c := range clusters {
 		sv := s.service(c.Name)
 		sv.tagged = c.WantReflection && s.options.Tag != ""
-		if !sv.tagged && !slices.Contains(s.options.Services, c.Name) { // no longer configured
+		named := slices.ContainsFunc(s.options.Services, func(o Service) bool { return o.Name == c.Name })
+		if !sv.tagged && !named { // no longer configured
 			delete(s.services, c.Name)
 			continue
+		}
+		if tag := s.options.tagFor(c.Name); tag != "" { // which may be another than when it was saved
+			c.Endpoints = slices.DeleteFunc(c.Endpoints, func(e discovery.Endpoint) bool { return !slices.Contains(e.Tags, tag) })
 		}
 		sv.live = c.Endpoints
 		sv.guard.live = c.Endpoints

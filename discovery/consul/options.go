@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -22,8 +23,8 @@ type Options struct {
 	Tag string
 	// NoTag turns the watch by tag off, so that only Services are watched.
 	NoTag bool
-	// Services to watch whether or not they bear the tag, with all their instances.
-	Services []string
+	// Services to watch whether or not they bear Tag.
+	Services []Service
 
 	// Warning takes instances whose checks say "warning" too, with Service.Weights.Warning.
 	Warning bool
@@ -55,6 +56,12 @@ type Options struct {
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
+// Service is one Consul service to watch by name.
+type Service struct {
+	Name string
+	Tag  string // of the instances to use; "": all of them
+}
+
 // TLS is how to reach an agent over HTTPS; CONSUL_CACERT and its kind fill in what is empty.
 type TLS struct {
 	CAFile, CAPath     string
@@ -79,6 +86,13 @@ func (o Options) withDefaults() (Options, error) {
 			o.Name += "/" + o.Datacenter
 		}
 	}
+	tags := map[string]string{}
+	for _, sv := range o.Services {
+		if first, twice := tags[sv.Name]; twice && first != sv.Tag {
+			return o, fmt.Errorf("%s: the service %s is to be watched with the tag %q and with %q; it can be one cluster only", o.Name, sv.Name, first, sv.Tag)
+		}
+		tags[sv.Name] = sv.Tag
+	}
 	if o.Stale && o.Consistent {
 		return o, fmt.Errorf("%s: stale and consistent reads exclude each other", o.Name)
 	}
@@ -102,6 +116,14 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o, nil
+}
+
+// tagFor is the tag of the instances to use of a service; "": all of them.
+func (o *Options) tagFor(service string) string {
+	if i := slices.IndexFunc(o.Services, func(sv Service) bool { return sv.Name == service }); i >= 0 {
+		return o.Services[i].Tag
+	}
+	return o.Tag
 }
 
 // client makes the API client. The token file is not given to it: it would read it only once.

@@ -108,8 +108,8 @@ func (s *Source) Run(ctx context.Context, emit func([]*discovery.Cluster)) error
 			pending <- clusters
 		}
 	}
-	for _, name := range s.options.Services {
-		sv := s.service(name)
+	for _, named := range s.options.Services {
+		sv := s.service(named.Name)
 		sv.explicit = true
 		s.follow(ctx, &wg, sv)
 	}
@@ -182,10 +182,7 @@ func (s *Source) follow(ctx context.Context, wg *sync.WaitGroup, sv *service) {
 		return
 	}
 	ctx, sv.cancel = context.WithCancel(ctx)
-	name, tag := sv.name, s.options.Tag
-	if sv.explicit {
-		tag = ""
-	}
+	name, tag := sv.name, s.options.tagFor(sv.name)
 	question := func(ctx context.Context, q *api.QueryOptions) (health, *api.QueryMeta, error) {
 		entries, meta, err := s.client.Health().Service(name, tag, !s.options.Warning, q)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func TestNamedServicesNeedNoTag(t *testing.T) {
 	tell(t, func(s *story) {
 		s.consul.set("plain", "-", 7001)
 		s.consul.set("echo", "grpc", 7002)
-		s.start(Options{NoTag: true, Services: []string{"plain", "absent"}})
+		s.start(Options{NoTag: true, Services: []Service{{Name: "plain"}, {Name: "absent"}}})
 		s.want("plain", 0, 7001)
 		s.want("absent", 0)
 		s.wantGone("echo")
@@ -47,6 +48,28 @@ func TestNamedServicesNeedNoTag(t *testing.T) {
 			t.Fatal("it wants reflection")
 		}
 	})
+}
+
+// A service named with a tag of its own is watched with the instances that bear it, whatever tag the others are found by.
+func TestNamedServicesMayHaveATagOfTheirOwn(t *testing.T) {
+	tell(t, func(s *story) {
+		s.consul.set("cart", "grpc", 7001)
+		s.consul.change(func() {
+			s.consul.services["cart"] = append(s.consul.services["cart"], instance("cart", "blue", 7002), instance("cart", "green", 7003))
+		})
+		s.consul.set("echo", "grpc", 7004)
+		s.start(Options{Services: []Service{{Name: "cart", Tag: "blue"}}})
+		s.want("cart", 0, 7002)
+		s.want("echo", 0, 7004)
+		s.consul.change(func() {
+			s.consul.services["cart"] = append(s.consul.services["cart"], instance("cart", "blue", 7005), instance("cart", "green", 7006))
+		})
+		s.want("cart", 0, 7002, 7005)
+	})
+	_, err := New(Options{Services: []Service{{Name: "cart", Tag: "blue"}, {Name: "cart", Tag: "green"}}})
+	if err == nil || !strings.Contains(err.Error(), "cart") {
+		t.Errorf("one cluster of two tags: %v", err)
+	}
 }
 
 // What changes in Consul is emitted at once: a new instance, a lost one, a new service.

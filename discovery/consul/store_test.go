@@ -66,6 +66,19 @@ func TestColdStartFromDisk(t *testing.T) {
 	})
 }
 
+// Endpoints on disk that lack the tag that is asked for now are not served.
+func TestColdStartHeedsANewTag(t *testing.T) {
+	dir := saved(t, func(f *fakeConsul) {
+		f.set("echo", "grpc", 1, 2)
+		f.change(func() { e := f.services["echo"][1].Service; e.Tags = append(e.Tags, "blue") })
+	})
+	tell(t, func(s *story) {
+		s.consul.kill()
+		s.start(Options{Dir: dir, Services: []Service{{Name: "echo", Tag: "blue"}}})
+		s.want("echo", 0, 2)
+	})
+}
+
 // After a start from disk, a Consul that comes up empty is not believed at once either.
 func TestColdStartThenEmptyConsul(t *testing.T) {
 	dir := saved(t, twoServices)
