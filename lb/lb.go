@@ -107,6 +107,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	s.hub = hub.New(hub.Options{Logger: o.Logger, NoReflection: o.Config.GetDiscovery().GetReflection().GetDisabled(),
 		Reflection: reflectionOptions(o.Config, o.Logger)})
+	s.registry.OnUp = func(_, address string) { s.hub.Recheck(address) } // what answers there now may be another version
 	s.settings.Store(listenerSettings(o.Config))
 	s.tel.Observe(s.observe)
 	s.mu.Lock()
@@ -231,7 +232,7 @@ func (s *Server) Run(ctx context.Context) error {
 		for _, l := range s.listeners {
 			l.Close()
 		}
-		s.cut()
+		s.cut("Trunkline shuts down")
 		for _, l := range s.listeners {
 			l.Wait()
 		}
@@ -284,17 +285,29 @@ func (s *Server) close() {
 	}
 }
 
-// errCut is what is left of the live streams when the time to drain is over.
+// errCut ends connections whose clients did not close in time.
 var errCut = errors.New("Trunkline shuts down") //nolint:staticcheck // a proper name
 
-// cut ends all downstream connections.
-func (s *Server) cut() {
+// cut ends all calls, saying why, and all downstream connections; clients get a moment to read it.
+func (s *Server) cut(why string) {
+	for i, sh := range s.shards {
+		sh.Enter()
+		s.forwarders[i].CutAll(why)
+		sh.Leave()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cutWait)
+	defer cancel()
+	for s.openConns() > 0 && pause(ctx, 5*time.Millisecond) {
+	}
 	for i, sh := range s.shards {
 		sh.Enter()
 		s.forwarders[i].EachDown(func(d *forward.Down) { d.End(errCut) })
 		sh.Leave()
 	}
 }
+
+// cutWait is how long clients have to read the last words.
+const cutWait = 500 * time.Millisecond
 
 // Drain ends the Server in order: readiness goes, listeners close after the configured delay, clients get a two-step GOAWAY,
 // live streams run to their end. When ctx ends first, what is left is reset. Then Run returns.
@@ -332,7 +345,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	for s.openConns() > 0 {
 		if !pause(ctx, 10*time.Millisecond) {
 			s.log.Warn("the time to drain is over", "streams", s.liveStreams())
-			s.cut()
+			s.cut("Trunkline shuts down: the time to drain is over")
 			return ctx.Err()
 		}
 	}

@@ -39,6 +39,7 @@ type Options struct {
 	Refresh     time.Duration // between two questions to a target that answers, jittered by a quarter; 0: 30 s
 	RetryFirst  time.Duration // before the first retry after a failure; 0: 200 ms
 	RetryMax    time.Duration // the longest pause between retries; 0: 10 s
+	RecheckMin  time.Duration // between a question and the next one that Recheck caused; 0: 1 s
 	Concurrency int           // questions at once, for new targets and for known ones each; 0: 8
 	Logger      *slog.Logger  // nil: silence
 	// Changed is called after a State changed, from any goroutine and without a lock held; nil: nobody cares.
@@ -76,6 +77,9 @@ func NewProber(options Options) *Prober {
 	}
 	if options.RetryMax <= 0 {
 		options.RetryMax = 10 * time.Second
+	}
+	if options.RecheckMin <= 0 {
+		options.RecheckMin = time.Second
 	}
 	if options.Concurrency <= 0 {
 		options.Concurrency = 8
@@ -126,7 +130,8 @@ func (p *Prober) State(t Target) *State {
 	return nil
 }
 
-// Recheck asks every target at address again soon: for someone who saw that the server there was restarted.
+// Recheck asks every target at address again soon, at the earliest Options.RecheckMin after the last question: for someone
+// who saw that the server there was, or may have been, restarted.
 func (p *Prober) Recheck(address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,6 +164,7 @@ func (p *Prober) keepAsking(ctx context.Context, t Target, pr *probe) {
 			return
 		}
 		result, err := p.options.Asker.Ask(ctx, t.Address)
+		asked := time.Now()
 		<-slots
 		slots = p.again
 		if ctx.Err() != nil {
@@ -176,8 +182,18 @@ func (p *Prober) keepAsking(ctx context.Context, t Target, pr *probe) {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
-		case <-pr.recheck:
-			timer.Stop()
+		case <-pr.recheck: // what many saw at once is one reason; one who flaps is not asked all the time
+			timer.Reset(time.Until(asked.Add(p.options.RecheckMin)))
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			}
+			select {
+			case <-pr.recheck:
+			default:
+			}
 		case <-ctx.Done():
 			timer.Stop()
 			return

@@ -279,3 +279,26 @@ func TestRecheckAsksAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// Many connections see the same restart, and one that flaps is seen again and again: that is at most one question a second.
+func TestRecheckIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		p := NewProber(Options{Asker: &Asker{Dial: n.dial}})
+		defer p.Close()
+		a := Target{"a:1", ""}
+		stop := n.listen("a:1", offering("One"))
+		defer stop()
+		p.Set(set(a))
+		after(5 * time.Second)
+		before := n.dialled("a:1")
+		for range 100 { // over one second
+			p.Recheck("a:1")
+			after(10 * time.Millisecond)
+		}
+		after(2 * time.Second)
+		if got := n.dialled("a:1") - before; got < 2 || got > 3 {
+			t.Errorf("it was asked %d times", got)
+		}
+	})
+}

@@ -53,6 +53,9 @@ type StreamHandler interface {
 // Registry holds the endpoints of the process, whatever generation uses them.
 type Registry struct {
 	Log *slog.Logger // set once
+	// OnUp is told, in a goroutine of its own, of each connection that became ready: for those who want to know when an
+	// endpoint is back, perhaps with other code. Nil: nobody. Set once, before the first Endpoint.
+	OnUp func(cluster, address string)
 
 	ctx     context.Context // ends with the process's work
 	dial    Dialer
@@ -165,6 +168,9 @@ func (e *Endpoint) up() {
 	}
 	e.redials.Store(0)
 	e.MarkUp()
+	if f := e.reg.OnUp; f != nil {
+		go f(e.Cluster, e.Address)
+	}
 }
 
 // failed takes the endpoint out of the pick and has it dialled again later. Call it inside of p's shard.
