@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/trunkline/trunkline/lb"
 	"github.com/trunkline/trunkline/lb/cli"
 )
 
@@ -18,7 +17,7 @@ func main() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Env{
 		Out: os.Stdout, Err: os.Stderr, Signals: signals, Command: command(), Version: version(),
-		Start: cli.StartEngine, Explain: lb.Explain,
+		Start: cli.StartEngine, Explain: cli.ExplainOffline,
 	}))
 }
 

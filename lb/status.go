@@ -1,21 +1,15 @@
 package lb
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"net/http"
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
-	"weak"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -38,7 +32,6 @@ type notes struct {
 	refusedAt  time.Time // guarded by Server.mu
 	drainUntil time.Time // zero: no bound; guarded by Server.mu
 	drainAsked bool      // StartDrain was called; guarded by Server.mu
-	numbers    numbers
 }
 
 // Rejected notes that a new configuration was refused before it came to Apply; it is shown until one is applied.
@@ -67,9 +60,10 @@ func (s *Server) Status() *adminv1.Status {
 	if a := s.AdminAddr(); a != nil {
 		st.AdminAddress = a.String()
 	}
-	st.StreamsTotal = s.finishedCalls()
-	for _, sh := range st.Shards {
-		st.StreamsTotal += uint64(sh.Streams)
+	for i, sh := range s.shards {
+		sh.Lock()
+		st.StreamsTotal += s.forwarders[i].Started()
+		sh.Unlock()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,33 +153,6 @@ func (s *Server) endpoints() []*upstream.Endpoint {
 	})
 	return all
 }
-
-// finishedCalls is how many calls have ended since the process began: what the metrics say, whether or not they are served.
-func (s *Server) finishedCalls() (n uint64) {
-	w := &page{header: http.Header{}}
-	r, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "/metrics", http.NoBody)
-	if err != nil {
-		return 0 // a constant request is well formed
-	}
-	s.tel.Handler().ServeHTTP(w, r)
-	for lines := bufio.NewScanner(&w.body); lines.Scan(); {
-		if line := lines.Text(); strings.HasPrefix(line, "trunkline_calls_total{") {
-			v, _ := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
-			n += uint64(v)
-		}
-	}
-	return n
-}
-
-// page is an http.ResponseWriter in memory.
-type page struct {
-	header http.Header
-	body   bytes.Buffer
-}
-
-func (p *page) Header() http.Header         { return p.header }
-func (p *page) Write(b []byte) (int, error) { return p.body.Write(b) }
-func (p *page) WriteHeader(int)             {}
 
 // Routes implements admin.Source.
 func (s *Server) Routes() []*adminv1.Route {
@@ -304,7 +271,7 @@ func (s *Server) Streams(limit int) ([]*adminv1.Stream, uint64) {
 	for i := range all {
 		v := &all[i]
 		out[i] = &adminv1.Stream{
-			Id: s.notes.numbers.of(v.Conn)<<32 | uint64(v.Stream), Method: v.Method, Authority: v.Authority, Route: v.Route, Cluster: v.Cluster,
+			Id: v.Conn.ID<<32 | uint64(v.Stream), Method: v.Method, Authority: v.Authority, Route: v.Route, Cluster: v.Cluster,
 			Endpoint: v.Endpoint, Peer: v.Peer, Age: durationpb.New(v.Age), RequestMessages: uint64(v.MessagesIn), RequestBytes: v.BytesIn,
 			ResponseMessages: uint64(v.MessagesOut), ResponseBytes: v.BytesOut, HeldBytes: uint64(max(0, v.Held)), Attempts: uint32(v.Attempts),
 			TraceId: v.TraceID,
@@ -319,22 +286,26 @@ func (s *Server) Streams(limit int) ([]*adminv1.Stream, uint64) {
 // Connections implements admin.Source.
 func (s *Server) Connections() []*adminv1.Connection {
 	var out []*adminv1.Connection
-	var conns []*transport.Conn // as out; numbered outside of the shards, where no other lock may be taken
-	add := func(c *transport.Conn, shard int, role adminv1.ConnectionRole, cluster string) *adminv1.Connection {
-		d := &adminv1.Connection{Role: role, Shard: uint32(shard), Cluster: cluster, Streams: uint32(c.Sess.Streams()),
-			BytesOut: uint64(c.Sess.Written()), GoingAway: c.Sess.Closing()}
+	add := func(c *transport.Conn, shard int, role adminv1.ConnectionRole, cluster string) {
+		d := &adminv1.Connection{Id: c.ID, Role: role, Shard: uint32(shard), Cluster: cluster, Streams: uint32(c.Sess.Streams()),
+			StreamsTotal: c.Sess.Opened(), BytesIn: c.BytesIn, BytesOut: uint64(c.Sess.Written()), GoingAway: c.Sess.Closing(),
+			Age: durationpb.New(time.Duration(c.Shard.Clock() - c.Since))}
+		if a := c.Net.LocalAddr(); a != nil {
+			d.LocalAddress = a.String()
+		}
+		if a := c.Net.RemoteAddr(); a != nil {
+			d.PeerAddress = a.String()
+		}
 		if n := c.Sess.PeerMaxStreams(); n != 1<<32-1 {
 			d.MaxConcurrentStreams = &n
 		}
-		out, conns = append(out, d), append(conns, c)
-		return d
+		out = append(out, d)
 	}
 	all := s.endpoints()
 	for i, sh := range s.shards {
 		sh.Lock()
 		s.forwarders[i].EachDown(func(d *forward.Down) {
-			c := add(d.Conn, i, adminv1.ConnectionRole_CONNECTION_ROLE_DOWNSTREAM, "")
-			c.Age = durationpb.New(time.Duration(sh.Clock() - d.Since))
+			add(d.Conn, i, adminv1.ConnectionRole_CONNECTION_ROLE_DOWNSTREAM, "")
 		})
 		for _, ep := range all {
 			ep.Pool(i).Each(func(c *upstream.Conn) {
@@ -343,50 +314,10 @@ func (s *Server) Connections() []*adminv1.Connection {
 		}
 		sh.Unlock()
 	}
-	for i, c := range conns {
-		out[i].Id = s.notes.numbers.of(c)
-		if a := c.Net.LocalAddr(); a != nil {
-			out[i].LocalAddress = a.String()
-		}
-		if a := c.Net.RemoteAddr(); a != nil {
-			out[i].PeerAddress = a.String()
-		}
-	}
 	slices.SortFunc(out, func(a, b *adminv1.Connection) int {
 		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Id, b.Id))
 	})
 	return out
-}
-
-// numbers gives connections that are looked at a number, the same one for as long as they live.
-type numbers struct {
-	mu     sync.Mutex
-	last   uint64                                  // guarded by mu
-	byConn map[weak.Pointer[transport.Conn]]uint64 // guarded by mu
-	tidyAt int                                     // guarded by mu
-}
-
-func (n *numbers) of(c *transport.Conn) uint64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	w := weak.Make(c)
-	if have := n.byConn[w]; have != 0 {
-		return have
-	}
-	if len(n.byConn) >= n.tidyAt { // forget the dead; amortised
-		for w := range n.byConn {
-			if w.Value() == nil {
-				delete(n.byConn, w)
-			}
-		}
-		n.tidyAt = 2*len(n.byConn) + 64
-	}
-	if n.byConn == nil {
-		n.byConn = map[weak.Pointer[transport.Conn]]uint64{}
-	}
-	n.last++
-	n.byConn[w] = n.last
-	return n.last
 }
 
 // StartDrain implements admin.Source: it begins what SIGTERM begins, within the configuration's drain.timeout, and returns.

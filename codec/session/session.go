@@ -175,6 +175,9 @@ func New(env *Env, role Role, cfg *Config, h Handler, carrier Carrier) *Conn {
 // Streams is how many streams are open.
 func (c *Conn) Streams() int { return c.streams.n }
 
+// Opened is how many streams there have been (as far as ids tell: a peer may skip some).
+func (c *Conn) Opened() uint64 { return uint64(c.lastID+1) / 2 }
+
 // Ready says whether the peer's first SETTINGS have come.
 func (c *Conn) Ready() bool { return c.gotSettings }
 

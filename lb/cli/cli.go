@@ -68,8 +68,12 @@ var errSilent = errors.New("")
 func Main(ctx context.Context, args []string, env Env) (code int) {
 	type exit int
 	defer func() {
-		if e, ok := recover().(exit); ok { // --help ends like this
+		switch e := recover().(type) {
+		case nil:
+		case exit: // --help ends like this
 			code = int(e)
+		default:
+			panic(e)
 		}
 	}()
 	parser, err := kong.New(&commands{}, kong.Name("trunkline"), kong.Writers(env.Out, env.Err),

@@ -19,7 +19,6 @@ import (
 type Down struct {
 	*transport.Conn // set once
 	Budget          session.Budget
-	Since           int64 // shard time
 
 	f        *Forwarder // set once
 	cfg      *session.Config
@@ -37,7 +36,6 @@ const goAwayWait = 2 * time.Second
 func (f *Forwarder) Accept(nc net.Conn, cfg *session.Config, budget int64, onGone func()) {
 	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone}
 	f.shard.Enter()
-	d.Since = f.shard.Now()
 	d.Conn = transport.New(f.shard, nc, session.Server, cfg, d)
 	d.OnGone = d.gone
 	d.final.Do = func() { d.Sess.FinalGoAway(); d.HandlePong([8]byte{}) }
@@ -50,6 +48,28 @@ func (d *Down) gone(error) {
 	d.f.shard.Timer.Clear(&d.final)
 	delete(d.f.conns, d)
 	d.onGone()
+}
+
+// CutAll ends every call under way with UNAVAILABLE and every downstream connection once that is said. Inside the shard.
+func (f *Forwarder) CutAll(why string) {
+	for f.live.next != &f.live {
+		c := f.live.next
+		c.abandon(h2.Cancel, grpc.Unavailable, telemetry.OutcomeLocalReset)
+		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeLocalReset, reason: "SHUTDOWN", message: why})
+		if c.prev == nil {
+			continue // it has ended
+		}
+		if c.down != nil {
+			c.d.Sess.Reset(c.down, h2.Cancel) // the client does not read: the reply would wait for ever
+		}
+		c.settle()
+		if c.prev != nil {
+			break // cannot be: neither end is left
+		}
+	}
+	for d := range f.conns {
+		d.Finish()
+	}
 }
 
 // Drain begins the two-step end of the connection: it closes when its last stream has ended. Inside the shard.

@@ -19,6 +19,7 @@ type Forwarder struct {
 
 	live    Call // ring of the calls under way
 	nLive   int
+	started uint64 // calls ever
 	free    []*Call
 	done    []*Call        // finished in this batch
 	scratch []*hpack.Field // the block that is being put together
@@ -75,6 +76,7 @@ func (f *Forwarder) newCall() *Call {
 	c.prev, c.next = f.live.prev, &f.live
 	c.prev.next, c.next.prev = c, c
 	f.nLive++
+	f.started++
 	return c
 }
 
@@ -90,6 +92,9 @@ func (f *Forwarder) recycle(c *Call) {
 
 // Live is how many calls are under way. Inside the shard, or for a glance.
 func (f *Forwarder) Live() int { return f.nLive }
+
+// Started is how many calls there have been.
+func (f *Forwarder) Started() uint64 { return f.started }
 
 // EachCall calls do for every call under way, oldest first, while it returns true. Inside the shard.
 func (f *Forwarder) EachCall(do func(View) bool) {

@@ -46,6 +46,7 @@ type Shard struct {
 	flushed [spans]int64
 	rnd     *rand.PCG
 	read    []byte
+	conns   uint64
 }
 
 // New returns shard number id. The seed makes its random choices reproducible in tests.
@@ -148,6 +149,12 @@ func (s *Shard) FlushedAt(r uint64) int64 {
 		return 0
 	}
 	return s.flushed[r%spans]
+}
+
+// ConnID is a fresh number for a connection, unique in the process.
+func (s *Shard) ConnID() uint64 {
+	s.conns++
+	return s.conns<<8 | uint64(s.ID)
 }
 
 // Rand is 64 random bits; not for secrets.

@@ -42,8 +42,12 @@ type Conn struct {
 	Net   net.Conn // set once; for addresses
 	// OnGone is called inside of the shard, once, when the connection is over: every stream has been reset before. Set once.
 	OnGone func(err error)
-	// LastRead is when bytes last came; in the shard's time.
-	LastRead int64
+	// ID is unique in the process. Set once.
+	ID uint64
+	// Since is when the connection began, LastRead when bytes last came; in the shard's time.
+	Since, LastRead int64
+	// BytesIn is how many bytes have come.
+	BytesIn uint64
 
 	sock     socket
 	rest     []byte // a partial frame; owned, from the shard's buffers
@@ -57,7 +61,7 @@ type Conn struct {
 
 // New makes a connection of a socket; Start begins to read. Call it inside of the shard.
 func New(s *shard.Shard, nc net.Conn, role session.Role, cfg *session.Config, h session.Handler) *Conn {
-	c := &Conn{Shard: s, Net: nc, LastRead: s.Now()}
+	c := &Conn{Shard: s, Net: nc, ID: s.ConnID(), Since: s.Now(), LastRead: s.Now()}
 	c.sock = newSocket(nc)
 	c.linger.Do = func() { c.End(io.ErrClosedPipe) }
 	c.Sess = session.New(&s.Env, role, cfg, h, c)
@@ -82,6 +86,7 @@ func (c *Conn) feed(p []byte) {
 		return
 	}
 	c.LastRead = c.Shard.Now()
+	c.BytesIn += uint64(len(p) - len(c.rest))
 	n, err := c.Sess.Recv(p)
 	if c.gone {
 		return
