@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,7 +14,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	v1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
-	"google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/status"
 
 	"github.com/trunkline/trunkline/discovery"
@@ -25,6 +25,7 @@ type Limits struct {
 	Bytes    int           // of all its responses together; 0: 16 MiB
 	Message  int           // of one response; 0: 4 MiB
 	Services int           // that it may offer; 0: 1000
+	Imports  int           // that are asked for by name because no answer brought them; 0: 200
 }
 
 func (l Limits) withDefaults() Limits {
@@ -39,6 +40,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Services <= 0 {
 		l.Services = 1000
+	}
+	if l.Imports <= 0 {
+		l.Imports = 200
 	}
 	return l
 }
@@ -80,24 +84,27 @@ func (a *Asker) Ask(ctx context.Context, address string) (*Result, error) {
 	defer conn.Close()
 
 	version := "v1"
-	services, err := converse(ctx, limits, func(ctx context.Context) (stream, error) {
+	services, schema, err := converse(ctx, limits, func(ctx context.Context) (stream, error) {
 		return v1.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
 	})
 	if status.Code(err) == codes.Unimplemented {
 		version = "v1alpha"
-		services, err = converse(ctx, limits, func(ctx context.Context) (stream, error) {
-			s, err := grpc_reflection_v1alpha.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
-			return alphaStream{s}, err
+		services, schema, err = converse(ctx, limits, func(ctx context.Context) (stream, error) {
+			s, err := conn.NewStream(ctx, &v1.ServerReflection_ServiceDesc.Streams[0], alphaMethod)
+			return &grpc.GenericClientStream[v1.ServerReflectionRequest, v1.ServerReflectionResponse]{ClientStream: s}, err
 		})
 	}
 	if err != nil {
 		return nil, err
 	}
-	r := newResult(services, version)
+	r := newResult(services, schema, version)
 	r.At = time.Now()
 	r.Took = r.At.Sub(start)
 	return r, nil
 }
+
+// alphaMethod is the one method of v1alpha, whose messages are, on the wire, those of v1.
+const alphaMethod = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 // stream is the conversation in terms of v1, whatever is spoken.
 type stream interface {
@@ -105,12 +112,12 @@ type stream interface {
 	Recv() (*v1.ServerReflectionResponse, error)
 }
 
-func converse(ctx context.Context, limits Limits, open func(context.Context) (stream, error)) ([]Service, error) {
+func converse(ctx context.Context, limits Limits, open func(context.Context) (stream, error)) ([]Service, *Schema, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream, also one that the server would keep open
 	s, err := open(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	bytes := 0
 	ask := func(request *v1.ServerReflectionRequest) (*v1.ServerReflectionResponse, error) {
@@ -138,13 +145,13 @@ func converse(ctx context.Context, limits Limits, open func(context.Context) (st
 
 	list, err := ask(&v1.ServerReflectionRequest{MessageRequest: &v1.ServerReflectionRequest_ListServices{}})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if e := list.GetErrorResponse(); e != nil {
-		return nil, status.Errorf(refusal(e), "reflection: list_services: %.200s", e.GetErrorMessage())
+		return nil, nil, status.Errorf(refusal(e), "reflection: list_services: %.200s", e.GetErrorMessage())
 	}
 	if list.GetListServicesResponse() == nil {
-		return nil, status.Error(codes.Internal, "reflection: list_services got an answer to another question")
+		return nil, nil, status.Error(codes.Internal, "reflection: list_services got an answer to another question")
 	}
 	wanted := map[string]bool{}
 	var names []string
@@ -154,13 +161,13 @@ func converse(ctx context.Context, limits Limits, open func(context.Context) (st
 			continue
 		}
 		if len(names) == limits.Services {
-			return nil, status.Errorf(codes.ResourceExhausted, "reflection: the server offers more than %d services", limits.Services)
+			return nil, nil, status.Errorf(codes.ResourceExhausted, "reflection: the server offers more than %d services", limits.Services)
 		}
 		wanted[name] = true
 		names = append(names, name)
 	}
 
-	found := map[string][]Method{}
+	found, schema := map[string][]Method{}, newSchema()
 	services := make([]Service, 0, len(names))
 	for _, name := range names {
 		if _, have := found[name]; !have { // else it stood in the file of an earlier one
@@ -168,16 +175,39 @@ func converse(ctx context.Context, limits Limits, open func(context.Context) (st
 				MessageRequest: &v1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: name},
 			})
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			// An error response here means: a service without a descriptor. It is kept with its methods unknown.
-			if err := collect(response.GetFileDescriptorResponse().GetFileDescriptorProto(), wanted, found); err != nil {
-				return nil, status.Error(codes.Internal, fmt.Sprintf("reflection: %s: %v", name, err))
+			if err := collect(response.GetFileDescriptorResponse().GetFileDescriptorProto(), wanted, found, schema); err != nil {
+				return nil, nil, status.Error(codes.Internal, fmt.Sprintf("reflection: %s: %v", name, err))
 			}
 		}
 		services = append(services, Service{Name: name, Methods: found[name]})
 	}
-	return services, nil
+	complete(schema, limits.Imports, ask)
+	return services, schema, nil
+}
+
+// complete asks by name for the imports that came with no answer: some servers send only the file that was asked for. What
+// is learned of services does not hang on it, so a server that fails here is asked no more, and that is all.
+func complete(schema *Schema, most int, ask func(*v1.ServerReflectionRequest) (*v1.ServerReflectionResponse, error)) {
+	asked := map[string]bool{}
+	for {
+		missing := slices.DeleteFunc(schema.missing(), func(name string) bool { return asked[name] })
+		if len(missing) == 0 {
+			return
+		}
+		for _, name := range missing {
+			if len(asked) == most {
+				return
+			}
+			asked[name] = true
+			response, err := ask(&v1.ServerReflectionRequest{MessageRequest: &v1.ServerReflectionRequest_FileByFilename{FileByFilename: name}})
+			if err != nil || collect(response.GetFileDescriptorResponse().GetFileDescriptorProto(), nil, nil, schema) != nil {
+				return
+			}
+		}
+	}
 }
 
 // refusal keeps an UNIMPLEMENTED or PERMISSION_DENIED that a server put into the response instead of the status.

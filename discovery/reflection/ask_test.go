@@ -363,13 +363,13 @@ func TestHashFollowsContent(t *testing.T) {
 		{{Name: "a", Methods: []Method{{Name: "m", Idempotency: Idempotent}}}},
 		{{Name: "a", Methods: []Method{{Name: "m"}}}, {Name: "b"}},
 	} {
-		h := newResult(slices.Clone(s), "v1").Hash
+		h := newResult(slices.Clone(s), newSchema(), "v1").Hash
 		if j, dup := seen[h]; dup {
 			t.Errorf("%d and %d have the same hash", i, j)
 		}
 		seen[h] = i
 		slices.Reverse(s)
-		if newResult(s, "v1alpha").Hash != h {
+		if newResult(s, newSchema(), "v1alpha").Hash != h {
 			t.Errorf("%d: the hash depends on order or version", i)
 		}
 	}
@@ -382,13 +382,13 @@ func FuzzConversation(f *testing.F) {
 	f.Add(marshal(list("p.A")), marshal(files([]byte("junk"))), []byte{})
 	f.Add(marshal(refused(codes.Unimplemented)), []byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, a, b, c []byte) {
-		services, err := converse(t.Context(), Limits{}.withDefaults(), func(context.Context) (stream, error) {
+		services, schema, err := converse(t.Context(), Limits{}.withDefaults(), func(context.Context) (stream, error) {
 			return &replay{messages: [][]byte{a, b, c}}, nil
 		})
 		if err != nil {
 			return
 		}
-		r := newResult(services, "v1")
+		r := newResult(services, schema, "v1")
 		for i, s := range r.Services {
 			if i > 0 && r.Services[i-1].Name >= s.Name || !slices.IsSortedFunc(s.Methods, func(a, b Method) int { return strings.Compare(a.Name, b.Name) }) {
 				t.Fatalf("%+v", r.Services)

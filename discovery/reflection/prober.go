@@ -41,6 +41,7 @@ type Options struct {
 	RetryMax    time.Duration // the longest pause between retries; 0: 10 s
 	RecheckMin  time.Duration // between a question and the next one that Recheck caused; 0: 1 s
 	Concurrency int           // questions at once, for new targets and for known ones each; 0: 8
+	SchemaBytes int           // of file descriptors that are kept of all targets together; 0: 64 MiB
 	Logger      *slog.Logger  // nil: silence
 	// Changed is called after a State changed, from any goroutine and without a lock held; nil: nobody cares.
 	Changed func()
@@ -54,6 +55,7 @@ type Prober struct {
 
 	mu      sync.Mutex
 	targets map[Target]*probe // guarded by mu
+	shelf   *shelf            // guarded by mu
 	closed  bool              // guarded by mu
 	wg      sync.WaitGroup
 }
@@ -84,6 +86,9 @@ func NewProber(options Options) *Prober {
 	if options.Concurrency <= 0 {
 		options.Concurrency = 8
 	}
+	if options.SchemaBytes <= 0 {
+		options.SchemaBytes = 64 << 20
+	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -91,7 +96,7 @@ func NewProber(options Options) *Prober {
 		options.Changed = func() {}
 	}
 	return &Prober{
-		options: options, targets: map[Target]*probe{},
+		options: options, targets: map[Target]*probe{}, shelf: newShelf(options.SchemaBytes),
 		first: make(chan struct{}, options.Concurrency), again: make(chan struct{}, options.Concurrency),
 	}
 }
@@ -103,6 +108,7 @@ func (p *Prober) Set(targets map[Target]struct{}) {
 	for t, pr := range p.targets {
 		if _, keep := targets[t]; !keep {
 			pr.cancel()
+			p.shelf.drop(pr.state.Result)
 			delete(p.targets, t)
 		}
 	}
@@ -205,6 +211,10 @@ func (p *Prober) keepAsking(ctx context.Context, t Target, pr *probe) {
 func (p *Prober) record(pr *probe, result *Result, err error) {
 	p.mu.Lock()
 	old := pr.state
+	if p.targets[old.Target] != pr { // forgotten a moment ago
+		p.mu.Unlock()
+		return
+	}
 	next := *old
 	next.Asked = true
 	next.Err = err
@@ -222,6 +232,10 @@ func (p *Prober) record(pr *probe, result *Result, err error) {
 		return
 	}
 	next.ChangedAt = time.Now()
+	if next.Result != old.Result {
+		next.Result = p.shelf.keep(next.Result)
+		p.shelf.drop(old.Result)
+	}
 	pr.state = &next
 	p.mu.Unlock()
 
@@ -229,6 +243,8 @@ func (p *Prober) record(pr *probe, result *Result, err error) {
 	switch {
 	case err != nil:
 		log.Warn("reflection failed", "err", err, "known", next.Result != nil)
+	case next.Result.Schema == nil:
+		log.Warn("reflection answered; its file descriptors are not kept: there are too many", "services", len(result.Services), "limit", p.options.SchemaBytes)
 	default:
 		log.Info("reflection answered", "services", len(result.Services), "version", result.Version, "took", result.Took)
 	}

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -42,9 +44,12 @@ type Service struct {
 type Result struct {
 	Services []Service // sorted by Name, without grpc.health.* and grpc.reflection.*
 	Version  string    // of the reflection protocol that answered: "v1" or "v1alpha"
-	Hash     string    // over Services: equal exactly when they are equal
-	At       time.Time // when the answer was complete
-	Took     time.Duration
+	// Schema holds the files that define the services and what those import, as far as the endpoint told; nil where they
+	// were too many to be kept (Options.SchemaBytes).
+	Schema *Schema
+	Hash   string    // over Services and Schema: equal exactly when they are equal
+	At     time.Time // when the answer was complete
+	Took   time.Duration
 
 	offers map[string][]string // set once in newResult
 }
@@ -52,9 +57,9 @@ type Result struct {
 // Offers maps each service to its method names, as discovery.Endpoint.Services wants it. The map is shared: read only.
 func (r *Result) Offers() map[string][]string { return r.offers }
 
-func newResult(services []Service, version string) *Result {
+func newResult(services []Service, schema *Schema, version string) *Result {
 	slices.SortFunc(services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
-	r := &Result{Services: services, Version: version, offers: make(map[string][]string, len(services))}
+	r := &Result{Services: services, Schema: schema, Version: version, offers: make(map[string][]string, len(services))}
 	h := sha256.New()
 	for _, s := range services {
 		fmt.Fprintf(h, "service %s %t\n", s.Name, s.Methods != nil)
@@ -65,19 +70,26 @@ func newResult(services []Service, version string) *Result {
 		}
 		r.offers[s.Name] = names
 	}
+	for _, name := range slices.Sorted(maps.Keys(schema.files)) {
+		f := schema.files[name]
+		fmt.Fprintf(h, "file %q %d\n", name, f.Size())
+		_, _ = io.WriteString(h, f.raw.Value()) // a hash takes everything
+	}
 	r.Hash = hex.EncodeToString(h.Sum(nil))
 	return r
 }
 
-// collect reads serialized FileDescriptorProtos and adds the methods of each wanted service that they define to found.
+// collect reads serialized FileDescriptorProtos, adds the methods of each wanted service that they define to found, and the
+// files to schema.
 // The files' imports are not resolved: method names and flags stand in the file itself, so a server that sends no
 // dependencies, or broken ones, is understood all the same.
-func collect(files [][]byte, wanted map[string]bool, found map[string][]Method) error {
+func collect(files [][]byte, wanted map[string]bool, found map[string][]Method, schema *Schema) error {
 	for _, raw := range files {
 		var file descriptorpb.FileDescriptorProto
 		if err := proto.Unmarshal(raw, &file); err != nil {
 			return fmt.Errorf("a file descriptor cannot be read: %w", err)
 		}
+		schema.add(raw, &file)
 		for _, s := range file.GetService() {
 			name := s.GetName()
 			if pkg := file.GetPackage(); pkg != "" {
