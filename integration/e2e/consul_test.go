@@ -7,12 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/trunkline/trunkline/integration/harness"
+	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 )
 
 // A user registers backends with the tag grpc and reflection on, and writes no configuration at all.
@@ -104,6 +106,33 @@ func TestConsulKilledAndRestartedUnderLoadFailsNoCall(t *testing.T) {
 	if load.Of("one") == 0 || load.Of("two") == 0 {
 		t.Errorf("one answered %d calls, two %d", load.Of("one"), load.Of("two"))
 	}
+}
+
+// Consul says at once that all instances are gone: an accident of Consul more likely than one of every server.
+func TestAMassDisappearanceIsHeldBackAndReported(t *testing.T) {
+	consul := harness.StartConsul(t)
+	one, two := harness.StartBackend(t, "one"), harness.StartBackend(t, "two")
+	consul.Register(t, "greeter", one)
+	consul.Register(t, "greeter", two)
+	trunkline := harness.StartWithoutConfig(t, consul.Env())
+	load := harness.StartLoad(t, 4, harness.Dial(t, trunkline.Listen))
+	load.Await(t, 50)
+	consul.Deregister(t, one)
+	consul.Deregister(t, two)
+	harness.Eventually(t, stepLimit, "the admin API to tell of endpoints held back", func() bool {
+		r, err := trunkline.API().ListClusters(harness.Context(t, stepLimit), connect.NewRequest(&adminv1.ListClustersRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range r.Msg.GetClusters() {
+			if c.GetName() == "greeter" && c.GetHeldBack() > 0 {
+				return true
+			}
+		}
+		return false
+	})
+	load.Await(t, 300)
+	load.MustNotHaveFailed(t)
 }
 
 func TestAColdStartWithoutConsulServesFromDisk(t *testing.T) {

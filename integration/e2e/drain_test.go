@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
@@ -17,8 +18,16 @@ func TestSIGTERMLetsLiveStreamsFinishAndRefusesNewOnes(t *testing.T) {
 	trunkline := harness.Start(t, static([]string{backend.Addr}))
 	cc := harness.Dial(t, trunkline.Listen)
 	stream, _ := gatedStream(t, testpb.NewTestServiceClient(cc), "g", 10)
+	health, err := healthpb.NewHealthClient(cc).Check(harness.Context(t, stepLimit), &healthpb.HealthCheckRequest{})
+	if err != nil || health.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("the health service of the listener says %v, %v", health, err)
+	}
+	if !trunkline.Ready() {
+		t.Error("not ready before the drain")
+	}
 
 	trunkline.Signal(t, syscall.SIGTERM)
+	harness.Eventually(t, stepLimit, "readiness to be withdrawn", func() bool { return !trunkline.Ready() })
 	harness.Eventually(t, stepLimit, "new calls to be refused", func() bool {
 		_, err := harness.WhoAnswers(harness.Context(t, stepLimit), cc)
 		return err != nil

@@ -31,7 +31,7 @@ func tracerFor(t *testing.T, jaeger *harness.Jaeger, service string) (trace.Trac
 	}
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter),
 		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName(service))), sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())))
-	t.Cleanup(func() { provider.Shutdown(context.Background()) }) //nolint:errcheck // the test is over
+	t.Cleanup(func() { provider.Shutdown(context.Background()) }) // the test is over
 	return provider.Tracer("e2e"), func() {
 		if err := provider.ForceFlush(harness.Context(t, stepLimit)); err != nil {
 			t.Errorf("send %s's spans: %v", service, err)

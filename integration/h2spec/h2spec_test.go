@@ -131,16 +131,16 @@ func startBackend(t *testing.T) string {
 	server := &http.Server{
 		Protocols: protocols, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body) //nolint:errcheck // malformed on purpose
+			io.Copy(io.Discard, r.Body) // malformed on purpose
 			w.Header().Set("Content-Type", "application/grpc")
-			io.WriteString(w, "\x00\x00\x00\x00\x0dhello, h2spec") //nolint:errcheck // h2spec hangs up as it likes
+			io.WriteString(w, "\x00\x00\x00\x00\x0dhello, h2spec") // h2spec hangs up as it likes
 			w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
 		}),
 	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		server.Serve(l) //nolint:errcheck // ends by Close
+		server.Serve(l) // ends by Close
 	}()
 	t.Cleanup(func() {
 		server.Close()

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -222,7 +223,7 @@ func (b *Backend) StreamingInputCall(s grpc.ClientStreamingServer[testpb.Streami
 	var sum int32
 	for {
 		in, err := s.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return s.SendAndClose(&testpb.StreamingInputCallResponse{AggregatedPayloadSize: sum})
 		}
 		if err != nil {
@@ -236,7 +237,7 @@ func (b *Backend) StreamingInputCall(s grpc.ClientStreamingServer[testpb.Streami
 func (b *Backend) FullDuplexCall(s grpc.BidiStreamingServer[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse]) error {
 	for {
 		in, err := s.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
-	"path/filepath"
-	"syscall"
 	"testing"
 )
 
@@ -25,13 +22,10 @@ func FreeAddr(t testing.TB) string {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	dir := filepath.Join(os.TempDir(), "trunkline-test-ports")
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		t.Fatalf("ports: %v", err)
-	}
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
-		lock, err := lockFile(filepath.Join(dir, fmt.Sprint(port)))
+		// A name in the abstract socket space belongs to one process and goes with it, however it ends.
+		lock, err := net.Listen("unix", fmt.Sprintf("@trunkline-test-port-%d", port))
 		if err != nil {
 			continue // another test process holds it
 		}
@@ -46,19 +40,6 @@ func freePort(t testing.TB) int {
 	return 0
 }
 
-// lockFile takes an exclusive lock that the kernel gives back when the process ends, however it ends.
-func lockFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o666)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
 // bindable says whether nobody listens on the port, for TCP and for UDP (Consul's gossip wants both).
 func bindable(port int) bool {
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
@@ -71,6 +52,5 @@ func bindable(port int) bool {
 	if err != nil {
 		return false
 	}
-	u.Close()
-	return true
+	return u.Close() == nil
 }

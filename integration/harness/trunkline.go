@@ -55,9 +55,14 @@ func (tr *Trunkline) run(t testing.TB, env []string, args ...string) {
 		if tr.Exited() {
 			t.Fatalf("trunkline %v ended before it was ready: %v", args, tr.cmd.ProcessState)
 		}
-		code, _, err := tr.get("/readyz")
-		return err == nil && code == http.StatusOK
+		return tr.Ready()
 	})
+}
+
+// Ready asks /readyz of the admin address.
+func (tr *Trunkline) Ready() bool {
+	code, _, err := tr.get("/readyz")
+	return err == nil && code == http.StatusOK
 }
 
 // WriteConfig replaces the config file in one step, as an editor or a config map does.
@@ -174,9 +179,7 @@ type built struct {
 	err  error
 }
 
-// product is set up by the first test that needs it and removed by Main.
-//
-//nolint:gochecknoglobals // one binary per test process is the point
+// product is set up by the first test that needs it and removed by Main: one binary per test process is the point.
 var product built
 
 // Binary is the path of the trunkline command, built from this tree once per test process, with the race detector

@@ -131,7 +131,7 @@ func exchanges() []exchange {
 }
 
 func unknownFrame(p *peer, stream uint32) {
-	p.framer.WriteRawFrame(0xee, 0xff, stream, []byte("unknown")) //nolint:errcheck // see write
+	p.framer.WriteRawFrame(0xee, 0xff, stream, []byte("unknown")) // see write
 }
 
 // bulk sends 60,000 bytes a step (less than a first window, so that the framer may send it whole) each way.

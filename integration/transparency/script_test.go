@@ -25,7 +25,7 @@ import (
 func noise(n int) []byte {
 	r := rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16)})
 	b := make([]byte, n)
-	r.Read(b) //nolint:errcheck // never fails
+	r.Read(b) // never fails
 	return b
 }
 
@@ -244,7 +244,7 @@ func cancelCases() []call {
 		{
 			name:   "cancelled after the headers",
 			client: func(c *client) { c.open(); c.header(); <-c.get("ready"); c.cancel(); c.rest() },
-			server: wait(func(s *server) { s.SendHeader(metadata.Pairs("h", "v")) }), //nolint:errcheck // seen by the client
+			server: wait(func(s *server) { s.SendHeader(metadata.Pairs("h", "v")) }), // seen by the client
 		},
 		{
 			name: "cancelled between two messages",

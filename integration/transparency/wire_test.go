@@ -119,7 +119,7 @@ func (p *peer) read() {
 func (p *peer) write(do func() error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	do() //nolint:errcheck // see above
+	do() // see above
 }
 
 // do performs a step on a stream.
