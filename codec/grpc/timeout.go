@@ -38,18 +38,18 @@ func ParseTimeout(v string) (time.Duration, error) {
 	default:
 		return 0, ErrTimeoutUnit
 	}
-	var n time.Duration
+	var n int64
 	for i := range len(v) - 1 {
 		d := v[i] - '0'
 		if d > 9 {
 			return 0, ErrTimeoutDigit
 		}
-		n = n*10 + time.Duration(d)
+		n = n*10 + int64(d)
 	}
-	if n > math.MaxInt64/unit {
+	if n > math.MaxInt64/int64(unit) {
 		return math.MaxInt64, nil
 	}
-	return n * unit, nil
+	return time.Duration(n) * unit, nil
 }
 
 // AppendTimeout appends d as a grpc-timeout value: the finest unit in which it fits 8 digits, rounded up, as grpc-go does.

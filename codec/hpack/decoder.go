@@ -126,7 +126,8 @@ func (d *Decoder) at(idx uint32) *Field {
 // literal reads a literal field whose name index has a prefix of n bits, and returns it with a reference.
 func (d *Decoder) literal(block []byte, p int, n uint, sensitive Flags) (*Field, int, error) {
 	mask := byte(1)<<n - 1
-	idx, err := uint32(block[p]&mask), error(nil)
+	var err error
+	idx := uint32(block[p] & mask)
 	p++
 	if byte(idx) == mask {
 		if idx, p, err = readInt(block, p-1, n); err != nil {

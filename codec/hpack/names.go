@@ -47,7 +47,7 @@ const (
 	GrpcStatusDetailsBin
 	GrpcEncoding
 	GrpcAcceptEncoding
-	GrpcPreviousRpcAttempts
+	GrpcPreviousRPCAttempts
 	GrpcRetryPushbackMs
 	GrpcTraceBin
 	GrpcTagsBin
@@ -79,7 +79,7 @@ var idNames = [numIDs]string{
 	TransferEncoding: "transfer-encoding", Upgrade: "upgrade",
 	GrpcTimeout: "grpc-timeout", GrpcStatus: "grpc-status", GrpcMessage: "grpc-message",
 	GrpcStatusDetailsBin: "grpc-status-details-bin", GrpcEncoding: "grpc-encoding",
-	GrpcAcceptEncoding: "grpc-accept-encoding", GrpcPreviousRpcAttempts: "grpc-previous-rpc-attempts",
+	GrpcAcceptEncoding: "grpc-accept-encoding", GrpcPreviousRPCAttempts: "grpc-previous-rpc-attempts",
 	GrpcRetryPushbackMs: "grpc-retry-pushback-ms", GrpcTraceBin: "grpc-trace-bin", GrpcTagsBin: "grpc-tags-bin",
 	Traceparent: "traceparent", Tracestate: "tracestate", Baggage: "baggage", B3: "b3",
 	XB3TraceID: "x-b3-traceid", XB3SpanID: "x-b3-spanid", XB3Sampled: "x-b3-sampled",

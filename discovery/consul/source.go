@@ -183,7 +183,7 @@ func (s *Source) follow(ctx context.Context, wg *sync.WaitGroup, sv *service) {
 	}
 	ctx, sv.cancel = context.WithCancel(ctx)
 	name, tag := sv.name, s.options.tagFor(sv.name)
-	question := func(ctx context.Context, q *api.QueryOptions) (health, *api.QueryMeta, error) {
+	question := func(_ context.Context, q *api.QueryOptions) (health, *api.QueryMeta, error) {
 		entries, meta, err := s.client.Health().Service(name, tag, !s.options.Warning, q)
 		if err != nil {
 			return health{}, nil, err

@@ -133,7 +133,7 @@ func (st *store) save(clusters []*discovery.Cluster, now time.Time) error {
 		err = os.Rename(f.Name(), st.path)
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		_ = os.Remove(f.Name()) // what failed is told; a remnant is harmless
 	}
 	return err
 }

@@ -161,8 +161,8 @@ func (h *Hub) Run(ctx context.Context, publish func(*discovery.Snapshot)) error 
 	h.mu.Unlock()
 	defer func() {
 		cancel()
-		h.mu.Lock() // from here on nothing is started
-		h.mu.Unlock()
+		h.mu.Lock()   // from here on nothing is started
+		h.mu.Unlock() //nolint:staticcheck // SA2001: to pass through is the point
 		h.wg.Wait()
 		if prober != nil {
 			prober.Close()

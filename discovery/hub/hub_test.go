@@ -71,9 +71,8 @@ func claiming(name string, claim discovery.Claim, services ...string) *discovery
 
 type story struct {
 	*testing.T
-	net  *network
-	hub  *Hub
-	stop func()
+	net *network
+	hub *Hub
 
 	mu        sync.Mutex
 	snapshots []*discovery.Snapshot

@@ -130,7 +130,7 @@ func (s scripted) ServerReflectionInfo(stream v1.ServerReflection_ServerReflecti
 			return nil
 		}
 		a, err := s.answer(q)
-		if err == errNever {
+		if errors.Is(err, errNever) {
 			<-stream.Context().Done()
 		}
 		if a == nil {

@@ -223,8 +223,9 @@ func (p *Prober) record(pr *probe, result *Result, err error) {
 	} else if old.Err != nil && status.Code(old.Err) == status.Code(err) {
 		next.Err = old.Err
 	}
-	same := old.Asked && next.Err == old.Err && (next.Result == old.Result ||
-		next.Result != nil && old.Result != nil && next.Result.Hash == old.Result.Hash)
+	same := old.Asked && next.Err == old.Err && //nolint:errorlint // the very same error, not one of its kind
+		(next.Result == old.Result ||
+			next.Result != nil && old.Result != nil && next.Result.Hash == old.Result.Hash)
 	if same {
 		next.Result = old.Result // the same content keeps the same pointer
 		pr.state = &next
