@@ -7,6 +7,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/trunkline/trunkline/lb/forward"
@@ -18,18 +20,19 @@ import (
 // builtinName is the cluster and the address of the services that Trunkline answers itself.
 const builtinName = "trunkline"
 
-// builtin is a small gRPC server in memory, an endpoint like any other to the engine: the gRPC health service on the
-// listeners, for those who balance Trunkline itself.
+// builtin is a small gRPC server in memory, an endpoint like any other to the engine: on the listeners, the gRPC health
+// service for those who balance Trunkline itself, and reflection of all that is routed for everybody else (see reflector).
 type builtin struct {
 	server *grpc.Server
 	health *health.Server
 	l      *bufconn.Listener
 }
 
-func newBuiltin() *builtin {
+func newBuiltin(r *reflector) *builtin {
 	b := &builtin{server: grpc.NewServer(), health: health.NewServer(), l: bufconn.Listen(64 << 10)}
 	b.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING) // until the first full table
 	healthpb.RegisterHealthServer(b.server, b.health)
+	r.register(b.server)
 	go func() { _ = b.server.Serve(b.l) }() // ends with stop
 	return b
 }
@@ -48,7 +51,7 @@ func (b *builtin) dialer(next upstream.Dialer) upstream.Dialer {
 	}
 }
 
-// addBuiltin routes the health service to it, unless the configuration says otherwise.
+// addBuiltin routes those services to it, unless the configuration says otherwise.
 func (c *compiler) addBuiltin() {
 	ep := c.s.registry.Endpoint(builtinName, builtinName, upstreamOptions(c.cfg, builtinName))
 	c.keep[ep] = true
@@ -56,6 +59,9 @@ func (c *compiler) addBuiltin() {
 	if err != nil {
 		return // one endpoint and the default policy always make a picker
 	}
-	c.rule(route.Rule{Tier: route.TierDeclared, Match: route.Match{Service: "grpc.health.v1.Health"}, Cluster: builtinName,
-		Source: "built in", Data: forward.NewTarget(builtinName, p, []*upstream.Endpoint{ep}, "", len(c.s.shards))})
+	t := forward.NewTarget(builtinName, p, []*upstream.Endpoint{ep}, "", len(c.s.shards))
+	for _, service := range []string{healthpb.Health_ServiceDesc.ServiceName, reflectionv1.ServerReflection_ServiceDesc.ServiceName,
+		reflectionv1alpha.ServerReflection_ServiceDesc.ServiceName} {
+		c.rule(route.Rule{Tier: route.TierDeclared, Match: route.Match{Service: service}, Cluster: builtinName, Source: "built in", Data: t})
+	}
 }

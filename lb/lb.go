@@ -100,7 +100,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.tel, err = telemetry.New(ctx, tc); err != nil {
 		return nil, err
 	}
-	s.builtin = newBuiltin()
+	s.builtin = newBuiltin(newReflector(s.outlook, func(e discovery.Endpoint) *reflection.Result { return s.hub.Reflected(e) }))
 	s.startShards()
 	if err := s.buildSources(o.Config); err != nil {
 		return nil, err
