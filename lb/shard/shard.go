@@ -179,6 +179,8 @@ type Wheel struct {
 	armed int64 // when the runtime timer will fire; 0 if it is not set
 	timer *time.Timer
 	n     int
+	// firing: timers are being served, slot pos is; what they set is filed after it.
+	firing bool
 }
 
 const (
@@ -212,26 +214,28 @@ func (w *Wheel) init(s *Shard) {
 // Set arms t to call t.Do, inside the shard, at time at (nanoseconds, as Now) or up to 2 ms later.
 func (w *Wheel) Set(t *Timer, at int64) {
 	w.Clear(t)
-	if w.n == 0 {
+	if w.n == 0 && !w.firing {
 		w.pos = w.shard.now >> slotBits // nothing was waiting: the slots in between are empty
 	}
 	w.n++
 	t.at = at
-	w.file(t)
+	w.file(t, w.pos+1)
 	w.arm(at)
 }
 
-func (w *Wheel) file(t *Timer) {
-	slot := max(t.at>>slotBits+1, w.pos+1)
+// file puts t into the slot of its time, the slot numbered first at the earliest.
+func (w *Wheel) file(t *Timer, first int64) {
+	slot := max(t.at>>slotBits+1, first)
 	var head *Timer
-	if d := slot - w.pos; d < slots {
+	if slot < w.pos+slots {
 		i := slot % slots
 		head, t.slot = &w.near[i], int16(i)
 		w.used[i/64] |= 1 << (i % 64)
 	} else {
-		// Too far for the fine level, or even for the coarse one: it will be dealt out again.
-		d = min(d/slots, farSlots-1)
-		head, t.slot = &w.far[(w.pos/slots+d)%farSlots], -1
+		// Into the coarse slot that its fine one belongs to, never the present one, which has been dealt out. What is too
+		// far for the coarse level, too, will be dealt out again.
+		block := min(slot/slots, w.pos/slots+farSlots-1)
+		head, t.slot = &w.far[block%farSlots], -1
 	}
 	t.prev, t.next = head.prev, head
 	t.prev.next, head.prev = t, t
@@ -286,13 +290,19 @@ func (w *Wheel) fire() {
 	}
 	w.armed = 0
 	target := s.now >> slotBits
-	for w.pos < target && w.n > 0 {
-		w.pos++
+	w.firing = true
+	for w.n > 0 {
+		next := w.next()
+		if next > target {
+			break
+		}
+		w.pos = next
 		if w.pos%slots == 0 {
 			w.deal()
 		}
-		w.serve(&w.near[w.pos%slots], w.pos)
+		w.serve(&w.near[w.pos%slots])
 	}
+	w.firing = false
 	if w.n == 0 {
 		return
 	}
@@ -307,14 +317,12 @@ func (w *Wheel) deal() {
 	for t != head {
 		next := t.next
 		t.prev, t.next = nil, nil
-		w.pos-- // file must be able to use the slot that is served next
-		w.file(t)
-		w.pos++
+		w.file(t, w.pos) // the present slot is served after this
 		t = next
 	}
 }
 
-func (w *Wheel) serve(head *Timer, slot int64) {
+func (w *Wheel) serve(head *Timer) {
 	for head.next != head {
 		t := head.next
 		w.n--
