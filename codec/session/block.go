@@ -196,7 +196,7 @@ func (c *Conn) checkResponse(s *Stream, b *Block) string {
 	regular := false
 	for _, f := range b.Fields {
 		if f.Flags&hpack.Pseudo != 0 {
-			if regular || f.ID != hpack.Status || b.Status != nil || len(f.Value) != 3 {
+			if regular || f.ID != hpack.Status || b.Status != nil || !threeDigits(f.Value) {
 				return "pseudo-header field " + strconv.Quote(f.Name) + " is unknown, doubled or misplaced"
 			}
 			b.Status = f
@@ -225,6 +225,10 @@ func (c *Conn) checkResponse(s *Stream, b *Block) string {
 	return ""
 }
 
+func threeDigits(v string) bool {
+	return len(v) == 3 && v[0]-'0' < 10 && v[1]-'0' < 10 && v[2]-'0' < 10
+}
+
 // checkTrailers is checkRequest for trailers (section 8.1).
 func (c *Conn) checkTrailers(s *Stream, b *Block) string {
 	if !b.End {
@@ -233,8 +237,12 @@ func (c *Conn) checkTrailers(s *Stream, b *Block) string {
 	if s.declared >= 0 && s.declared != s.received {
 		return "content is not as long as content-length says"
 	}
+	bad := hpack.Pseudo | hpack.BadName | hpack.BadValue
+	if c.role == Server {
+		bad |= hpack.ConnectionSpecific
+	}
 	for _, f := range b.Fields {
-		if f.Flags&(hpack.Pseudo|hpack.BadName|hpack.BadValue) != 0 {
+		if f.Flags&bad != 0 {
 			return "trailer field " + strconv.Quote(f.Name) + " is malformed or a pseudo-header field"
 		}
 	}

@@ -189,17 +189,19 @@ func (p *peer) frame(out *bytes.Buffer, fr *http2.Framer, w *words) {
 		}
 		prm.BlockFragment, prm.EndHeaders = bytes.Clone(p.encBuf.Bytes()), cut < 0
 		if cut >= 0 {
+			cut = min(cut, len(prm.BlockFragment))
 			prm.BlockFragment, p.cut = prm.BlockFragment[:cut], prm.BlockFragment[cut:]
 		}
 		_ = fr.WriteHeaders(prm)
 	case "CONTINUATION":
-		sid := id()
+		sid, cut, more := id(), w.num("cut", -1), w.has("more")
 		for range times {
-			b, cut := p.cut, w.num("cut", -1)
+			b := p.cut
 			if cut >= 0 {
+				cut = min(cut, len(b))
 				b, p.cut = b[:cut], b[cut:]
 			}
-			_ = fr.WriteContinuation(sid, cut < 0 && !w.has("more"), b)
+			_ = fr.WriteContinuation(sid, cut < 0 && !more, b)
 		}
 	case "DATA":
 		sid, end, pad := id(), w.has("end"), w.num("pad", -1)

@@ -15,7 +15,9 @@ type recorder struct {
 	conn *Conn
 }
 
-func (r *recorder) say(format string, args ...any) { r.log = append(r.log, fmt.Sprintf(format, args...)) }
+func (r *recorder) say(format string, args ...any) {
+	r.log = append(r.log, fmt.Sprintf(format, args...))
+}
 
 // who names a stream and checks that the handler may look at it.
 func (r *recorder) who(s *Stream) uint32 {
@@ -54,7 +56,7 @@ func (r *recorder) HandleReset(s *Stream, code h2.Code, why error) {
 }
 
 func (r *recorder) HandleHanded(s *Stream, n int) { r.say("handed %d %d bytes", r.who(s), n) }
-func (r *recorder) HandleClosed(s *Stream)        { r.say("closed %d", r.who(s)) }
+func (r *recorder) HandleClosed(s *Stream)        { r.say("closed %d", s.ID) }
 func (r *recorder) HandleSettings()               { r.say("settings") }
 func (r *recorder) HandlePong(data [8]byte)       { r.say("pong %q", data[:]) }
 func (r *recorder) HandleGoAway(code h2.Code, debug string) {

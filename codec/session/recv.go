@@ -52,7 +52,7 @@ func (c *Conn) frame(h h2.Header, p []byte) *h2.ConnError {
 		return connErr(h2.ProtocolError, "%s amid the header block of stream %d", h.Type, c.contID)
 	}
 	if !c.gotSettings && (h.Type != h2.Settings || h.Has(h2.FlagAck)) {
-		return connErr(h2.ProtocolError, "%s before SETTINGS", h.Type)
+		return connErr(h2.ProtocolError, "%s before the first SETTINGS", h.Type)
 	}
 	switch h.Type {
 	case h2.Data:
@@ -100,12 +100,8 @@ func (c *Conn) streamError(id uint32, code h2.Code) *h2.ConnError {
 
 // kill resets a stream for a fault of the peer's and tells the handler.
 func (c *Conn) kill(s *Stream, code h2.Code, why error) {
-	id := s.ID
-	c.appendReset(id, code)
-	c.h.HandleReset(s, code, why)
-	if s.conn == c && s.ID == id {
-		c.drop(s, resetByUs)
-	}
+	c.appendReset(s.ID, code)
+	c.die(s, code, why, resetByUs)
 }
 
 // unpad strips padding (section 6.1): p without it, or an error.
@@ -227,11 +223,7 @@ func (c *Conn) rstStream(h h2.Header, p []byte) *h2.ConnError {
 		return connErr(h2.ProtocolError, "RST_STREAM on idle stream %d", h.StreamID)
 	}
 	if s := c.streams.get(h.StreamID); s != nil {
-		id := s.ID
-		c.h.HandleReset(s, h2.Code(binary.BigEndian.Uint32(p)), nil)
-		if s.conn == c && s.ID == id {
-			c.drop(s, resetByPeer)
-		}
+		c.die(s, h2.Code(binary.BigEndian.Uint32(p)), nil, resetByPeer)
 	}
 	return nil
 }
@@ -248,6 +240,10 @@ func (c *Conn) settings(h h2.Header, p []byte) *h2.ConnError {
 	}
 	err := h2.ParseSettings(p, func(s h2.Setting) error {
 		switch s.ID {
+		case h2.SettingEnablePush:
+			if c.role == Client && s.Value != 0 {
+				return connErr(h2.ProtocolError, "SETTINGS_ENABLE_PUSH of a server is %d, not 0", s.Value)
+			}
 		case h2.SettingHeaderTableSize:
 			c.enc.SetPeerMaxTableSize(s.Value)
 		case h2.SettingMaxConcurrentStreams:
@@ -308,7 +304,6 @@ func (c *Conn) ping(h h2.Header, p []byte) *h2.ConnError {
 	}
 	if c.goAwayOut && data == c.drainPing {
 		c.FinalGoAway()
-		return nil
 	}
 	c.h.HandlePong(data)
 	return nil
@@ -327,11 +322,7 @@ func (c *Conn) goAway(h h2.Header, p []byte) *h2.ConnError {
 	if c.role == Client {
 		c.streams.each(func(s *Stream) {
 			if s.ID > last {
-				id := s.ID
-				c.h.HandleReset(s, h2.RefusedStream, ErrUnprocessed)
-				if s.conn == c && s.ID == id {
-					c.drop(s, resetByPeer)
-				}
+				c.die(s, h2.RefusedStream, ErrUnprocessed, resetByPeer)
 			}
 		})
 	}

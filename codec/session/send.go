@@ -124,8 +124,7 @@ func (c *Conn) appendBlock(id uint32, fields []*hpack.Field, end bool) {
 	for _, f := range fields {
 		size += int(f.Size())
 	}
-	c.reserve(size)
-	c.touch()
+	c.control(size)
 	at := len(c.out)
 	c.out = append(c.out, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 	c.out = c.enc.Append(c.out, fields)
@@ -274,7 +273,7 @@ func (c *Conn) Pump() {
 			c.queue(s)
 		}
 		c.h.HandleHanded(s, n)
-		if last && s.conn == c && s.ID == id {
+		if last && s.conn == c && s.ID == id && s.pend == nil { // the handler may have sent more
 			c.finishSend(s)
 		}
 	}
@@ -293,6 +292,8 @@ func (c *Conn) finishSend(s *Stream) {
 		c.endSend(s)
 	case s.pendEnd:
 		c.endSend(s)
+	case s.resetSet:
+		c.Reset(s, s.resetTo)
 	}
 }
 
@@ -322,9 +323,15 @@ func (c *Conn) appendReset(id uint32, code h2.Code) {
 	c.total += 13
 }
 
-// Reset ends the stream at once with RST_STREAM; what waits on it is thrown away.
+// Reset ends the stream at once with RST_STREAM; what waits on it is thrown away. In HandleReset nothing more is sent: the
+// peer has reset the stream, or was told of its fault already.
 func (c *Conn) Reset(s *Stream, code h2.Code) {
-	c.appendReset(s.ID, code)
+	if s.conn != c {
+		return // in HandleClosed: it is over
+	}
+	if !s.told {
+		c.appendReset(s.ID, code)
+	}
 	c.drop(s, resetByUs)
 }
 

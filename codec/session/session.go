@@ -201,10 +201,7 @@ func (c *Conn) Close(code h2.Code, why error) {
 	if c.failed == nil {
 		c.failed = &h2.ConnError{Code: code, Reason: "closed"}
 	}
-	c.streams.each(func(s *Stream) {
-		c.h.HandleReset(s, code, why)
-		c.drop(s, resetByUs)
-	})
+	c.streams.each(func(s *Stream) { c.die(s, code, why, resetByUs) })
 	c.dec.Close()
 	c.enc.Close()
 	c.env.Buffers.Put(c.out)
@@ -220,6 +217,8 @@ func (c *Conn) fail(e *h2.ConnError) *h2.ConnError {
 		id := c.lastID
 		if c.role == Client {
 			id = 0 // the peer opens no streams
+		} else if c.goAwayFinal {
+			id = c.finalID // never above what was said: the peer may have tried those elsewhere (section 6.8)
 		}
 		c.control(h2.HeaderLen + 8 + len(e.Reason))
 		n := len(c.out)
@@ -245,7 +244,20 @@ func (c *Conn) newStream(id uint32) *Stream {
 	return s
 }
 
-// drop takes a stream out of the table, gives back what it holds, tells the handler and recycles it.
+// die tells the handler, once, that the stream is dead, and drops it unless the handler has done so.
+func (c *Conn) die(s *Stream, code h2.Code, why error, how uint8) {
+	id := s.ID
+	if !s.told {
+		s.told = true
+		c.h.HandleReset(s, code, why)
+	}
+	if s.conn == c && s.ID == id {
+		c.drop(s, how)
+	}
+}
+
+// drop takes a stream out of the table, gives back what it holds, tells the handler and recycles it. From then on whatever is
+// asked of the stream, in HandleClosed too, is not done.
 func (c *Conn) drop(s *Stream, how uint8) {
 	c.streams.del(s.ID)
 	c.closed[c.closedN&15] = closedStream{id: s.ID, how: how}
@@ -255,6 +267,7 @@ func (c *Conn) drop(s *Stream, how uint8) {
 	if s.budget != nil {
 		s.budget.Granted -= int64(s.recvMax - c.cfg.StreamWindow)
 	}
+	s.conn, s.recvClosed, s.sendClosed = nil, true, true
 	c.h.HandleClosed(s)
 	*s = Stream{}
 	if len(c.env.free) < maxFreeStreams {

@@ -21,6 +21,7 @@ type Stream struct {
 	recvClosed bool // the peer has ended its side
 	sendClosed bool // we have ended ours
 	headersIn  bool // the peer's (final) header block has come
+	told       bool // HandleReset was called
 	queued     bool // stands in conn.waiting
 
 	sendWin    int32 // bytes that we may send; below 0 after the peer shrank its initial window
@@ -126,20 +127,20 @@ func (t *table) del(id uint32) {
 	t.slots[i] = nil
 }
 
-// each calls f for a copy of the table's streams, so that f may close any of them.
+// each calls f for the streams that are in the table now; f may close any of them, and the Stream of one that it closes may
+// serve another connection by the time its turn would have come: hence ids.
 func (t *table) each(f func(*Stream)) {
 	if t.n == 0 {
 		return
 	}
-	live := make([]*Stream, 0, t.n)
+	live := make([]uint32, 0, t.n)
 	for _, s := range t.slots {
 		if s != nil {
-			live = append(live, s)
+			live = append(live, s.ID)
 		}
 	}
-	for _, s := range live {
-		id, c := s.ID, s.conn
-		if c != nil && c.streams.get(id) == s {
+	for _, id := range live {
+		if s := t.get(id); s != nil {
 			f(s)
 		}
 	}
