@@ -148,7 +148,7 @@ func (d *demo) startBackends(ctx context.Context) error {
 	return nil
 }
 
-// config is the demo's: what a user's would be, plus a way for reflection.
+// config is the demo's: what a user's would be.
 func (d *demo) config() *configv1.Config {
 	c := &configv1.Config{
 		Listeners: []*configv1.Listener{{Address: d.Listen}},
@@ -156,9 +156,6 @@ func (d *demo) config() *configv1.Config {
 		Discovery: &configv1.Discovery{},
 		AccessLog: &configv1.AccessLog{Mode: "off"},
 		Log:       &configv1.Log{Level: "warn"},
-	}
-	for _, version := range []string{"v1", "v1alpha"} {
-		c.Routes = append(c.Routes, &configv1.Route{Match: &configv1.Match{Service: "grpc.reflection." + version + ".ServerReflection"}, Cluster: reflectionCluster})
 	}
 	if d.Consul != "" {
 		c.Discovery.Consul = &configv1.Consul{Address: consulURL(d.Consul), SnapshotDir: "-"}
@@ -176,7 +173,11 @@ func (d *demo) config() *configv1.Config {
 func (d *demo) startBalancer(ctx context.Context) error {
 	// The balancer outlives ctx: at the end it is drained, while the backends still serve.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	b, err := d.Start(ctx, d.config(), []discovery.Source{newRegistry(d.backends, d.Consul != "")})
+	var extra []discovery.Source
+	if d.Consul == "" {
+		extra = append(extra, newRegistry(d.backends))
+	}
+	b, err := d.Start(ctx, d.config(), extra)
 	if err != nil {
 		cancel()
 		return err

@@ -125,7 +125,7 @@ func methods(ctx context.Context, t *testing.T, conn *grpc.ClientConn) (names []
 	return names
 }
 
-// favourite is a poor balancer: it relays every connection to the endpoint that also answers reflection, shop-c.
+// favourite is a poor balancer: it relays every connection to one endpoint, shop-c.
 type favourite struct {
 	l        net.Listener
 	clusters []*discovery.Cluster
@@ -153,7 +153,8 @@ func (f *favourite) Run(ctx context.Context) error {
 		if err != nil {
 			return nil
 		}
-		up, err := net.Dial("tcp", f.clusters[0].Endpoints[0].Address)
+		shops := f.clusters[0].Endpoints
+		up, err := net.Dial("tcp", shops[slices.IndexFunc(shops, func(e discovery.Endpoint) bool { return e.InstanceID == "shop-c" })].Address)
 		if err != nil {
 			return err
 		}
