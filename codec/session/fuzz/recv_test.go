@@ -184,7 +184,7 @@ func (u *subject) recv(p []byte) {
 	if err != nil {
 		u.say("failed %v", err)
 	}
-	if len(u.rest) > h2.HeaderLen+h2.MinMaxFrameSize {
+	if err == nil && len(u.rest) > h2.HeaderLen+h2.MinMaxFrameSize {
 		u.t.Fatalf("%d bytes are left: more than a frame", len(u.rest))
 	}
 	if e := session.Check(u.conn); e != nil {
