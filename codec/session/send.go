@@ -44,7 +44,7 @@ func (c *Conn) control(n int) {
 // Output is what is to be written, borrowed: valid until the next call of any method.
 func (c *Conn) Output() []byte { return c.out[c.outOff:] }
 
-// TakeOutput hands the whole output buffer over to the caller, who writes it, calls Wrote, and returns it to Env.Buffers.
+// TakeOutput hands the whole output over to the caller, who writes it and returns it to Env.Buffers. It counts as written.
 func (c *Conn) TakeOutput() []byte {
 	b := c.out[c.outOff:]
 	c.out, c.outOff = nil, 0

@@ -61,9 +61,9 @@ type Block struct {
 
 // Config holds the limits of a connection.
 type Config struct {
-	StreamWindow    int32  // initial window that we grant each stream, bytes
+	StreamWindow    int32  // initial window that we grant each stream, bytes; from 65,535: less a peer knows only after our SETTINGS
 	MaxStreamWindow int32  // what a draining stream's window may grow to, bytes
-	ConnWindow      int32  // window that we grant the connection, bytes
+	ConnWindow      int32  // window that we grant the connection, bytes; above 65,535, which it begins with
 	MaxStreams      uint32 // streams that a peer may have open (Server)
 	MaxHeaderBytes  uint32 // of one header list, by RFC 9113's measure (section 6.5.2)
 	OutputMark      int    // bytes of output above which streams' data waits
