@@ -205,6 +205,16 @@ func (b *built) build() {
 	if Race {
 		args = append(args, "-race")
 	}
+	// The test processes of several packages come here at once: the first fills the build cache, the others link.
+	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "trunkline-test-build.lock"), os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		b.err = err
+		return
+	}
+	defer lock.Close() // and with it the lock
+	if b.err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); b.err != nil {
+		return
+	}
 	cmd := exec.Command("go", append(args, ".")...)
 	cmd.Dir = Root()
 	if out, err := cmd.CombinedOutput(); err != nil {
