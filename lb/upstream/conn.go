@@ -119,7 +119,8 @@ func (c *Conn) tend() {
 			return
 		}
 	case c.pinged != 0:
-		if now-c.pinged >= int64(o.KeepaliveTimeout) && c.LastRead < c.pinged {
+		// What came since the PING was on its way perhaps; silence after it is silence.
+		if now-max(c.pinged, c.LastRead) >= int64(o.KeepaliveTimeout) {
 			c.End(fmt.Errorf("%w for %v", errSilent, o.KeepaliveTimeout))
 			return
 		}
