@@ -66,6 +66,8 @@ func (p *Pool) want(o *Options) {
 	for _, c := range p.conns {
 		if !c.Sess.Ready() {
 			coming++
+		} else if c.Sess.PeerMaxStreams() == 0 && !c.Sess.Closing() {
+			return // it takes none for now, and will say when it does: more connections change nothing
 		} else if n := int(min(c.Sess.PeerMaxStreams(), uint32(o.FillMark))); n > 0 {
 			places = n // what this peer allows, it will probably allow again
 		}
