@@ -159,10 +159,14 @@ func (u up) HandleReset(s *session.Stream, code h2.Code, why error) {
 	}
 	// From here on the stream is not the call's any more.
 	c.up, s.Owner = nil, nil
-	if fl.relay && c.complete {
-		// The reply was complete: this only tells the client to send no more. It comes after what still waits.
+	if c.complete {
+		// The reply is whole, and its status stands: the endpoint only reads no more. The client is told to send no more, after
+		// what still waits for it.
 		c.endTry(c.status, c.outcome, "")
-		if c.down != nil {
+		if !fl.relay {
+			code = h2.NoError
+		}
+		if c.down != nil && !c.down.RecvClosed() {
 			c.d.Sess.ResetAfter(c.down, code)
 		}
 		c.settle()
