@@ -379,6 +379,12 @@ func (c *Call) abandon(code h2.Code, status grpc.Status, o telemetry.Outcome) {
 // expire: the deadline has come.
 func (c *Call) expire() {
 	c.f.shard.Timed()
+	if c.complete && c.down != nil && c.down.SendClosed() {
+		// The client has all of the reply, in time; it only has not ended its own side.
+		c.abandon(h2.Cancel, c.status, c.outcome)
+		c.d.Sess.Reset(c.down, h2.NoError)
+		return
+	}
 	phase := c.phase()
 	c.abandon(h2.Cancel, grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout)
 	c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_EXCEEDED",
@@ -390,7 +396,9 @@ func (c *Call) phase() string {
 	switch {
 	case c.waitsAt != nil:
 		return "while waiting for a connection to " + c.ep.Address
-	case c.up == nil:
+	case c.complete:
+		return "before the client had read the response"
+	case c.ep == nil:
 		return "before it was sent to any endpoint"
 	case c.started:
 		return "amid the response of " + c.ep.Address
