@@ -217,11 +217,11 @@ func TestReflectionListsWhatIsRouted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := &reflectionv1alpha.ServerReflectionRequest{MessageRequest: &reflectionv1alpha.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: "cart.Cart"}}
+	q := &reflectionv1alpha.ServerReflectionRequest{MessageRequest: &reflectionv1alpha.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: "cart.Cart"}} //nolint:staticcheck // old clients do send it
 	if err := s.Send(q); err != nil {
 		t.Fatal(err)
 	}
-	if old, err := s.Recv(); err != nil || len(old.GetFileDescriptorResponse().GetFileDescriptorProto()) != 2 || !proto.Equal(old.GetOriginalRequest(), q) {
+	if old, err := s.Recv(); err != nil || len(old.GetFileDescriptorResponse().GetFileDescriptorProto()) != 2 || !proto.Equal(old.GetOriginalRequest(), q) { //nolint:staticcheck // as above
 		t.Errorf("v1alpha: %v %v", old, err)
 	}
 	// A request without a question ends the stream, as grpc-go's own does.
@@ -353,5 +353,23 @@ func TestReflectionSaysWhyNothingIsTold(t *testing.T) {
 		if got := r.asks().symbol(symbol); !strings.HasPrefix(got, "NotFound: Trunkline: ") || !strings.Contains(got, want) {
 			t.Errorf("%s: %s", symbol, got)
 		}
+	}
+}
+
+func TestReflectionAnswersFitIntoWhatClientsTake(t *testing.T) {
+	long := strings.Repeat("x", 1900<<10)
+	addr, _ := reflecting(t, "127.0.0.1:0", names{"big.Big"},
+		`name: "one.proto" message_type { name: "One`+long+`" }`, `name: "two.proto" message_type { name: "Two`+long+`" }`,
+		`name: "big.proto" package: "big" dependency: "one.proto" dependency: "two.proto" message_type { name: "M" }
+			service { name: "Big" method { name: "Get" input_type: ".big.M" output_type: ".big.M" } }`)
+	src := newSource("registry")
+	src.say(reflected("big", addr))
+	r := runConfig(t, parse(t, "discovery: { reflection: { interval: 600s } }\n"), src)
+	a := r.asks()
+	if got := a.symbol("big.Big"); got != "big.proto(M Big.Get) one.proto(One"+long+")" {
+		t.Errorf("told %d bytes: %.60s", len(got), got)
+	}
+	if got := a.file("two.proto"); got != "two.proto(Two"+long+")" { // which the client misses, and asks for
+		t.Errorf("told %d bytes: %.60s", len(got), got)
 	}
 }

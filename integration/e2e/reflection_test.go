@@ -14,7 +14,9 @@ import (
 )
 
 // echo is a bench.Echo that knows nothing.
-type echo struct{ benchpb.UnimplementedEchoServer }
+type echo struct {
+	benchpb.UnimplementedEchoServer
+}
 
 func TestGrpcurlSeesEveryClusterByReflectionThroughTheListener(t *testing.T) {
 	backend := harness.StartBackend(t, "one")
