@@ -50,6 +50,9 @@ func (c *Conn) HandleSettings() {
 		c.tendLater()
 	}
 	c.pool.serve()
+	if c.pool.ep.retired.Load() && c.Sess.Streams() == 0 {
+		c.leave(errRemoved.Error()) // those who waited have gone
+	}
 }
 
 // HandleClosed implements session.Handler: a place is free.

@@ -24,6 +24,9 @@ type Waiter interface {
 	HandleConn(c *Conn, err error)
 }
 
+// errRemoved is the end of a connection to an endpoint that no generation has any more.
+var errRemoved = errors.New("endpoint removed")
+
 // ErrPending is the answer when too many calls wait for a connection already.
 var ErrPending = errors.New("too many calls wait for a connection to the endpoint")
 
@@ -163,8 +166,11 @@ func (p *Pool) serve() {
 func (p *Pool) retire() {
 	p.shard.Timer.Clear(&p.redial)
 	for _, c := range slices.Clone(p.conns) {
-		if c.Sess.Ready() && c.Sess.Streams() == 0 {
-			c.leave("endpoint removed")
+		switch {
+		case !c.Sess.Ready() && len(p.waiting) == 0:
+			c.End(errRemoved)
+		case c.Sess.Ready() && c.Sess.Streams() == 0:
+			c.leave(errRemoved.Error())
 		}
 	}
 }
