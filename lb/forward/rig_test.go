@@ -8,7 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +23,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/session"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
@@ -137,7 +141,9 @@ func newPeer(r *rig, name string, nc net.Conn, client bool, settings ...http2.Se
 	if client {
 		_, _ = io.WriteString(nc, http2.ClientPreface)
 	}
-	p.do(func() error { return p.fr.WriteSettings(settings...) })
+	if p.mute.Store(r.silent); !r.silent {
+		p.do(func() error { return p.fr.WriteSettings(settings...) })
+	}
 	return p
 }
 
@@ -307,6 +313,25 @@ func (p *peer) head(id uint32) {
 func (p *peer) trail(id uint32) { p.block(id, true, "grpc-status", "0") }
 func (p *peer) ok(id uint32)    { p.head(id); p.data(id, "yes", false); p.trail(id) }
 
+// inTurn is a picker that tells stories: the first endpoint, the second, ....
+type inTurn struct {
+	members []balance.Member
+	n       int
+}
+
+func (p *inTurn) Pick(_ uint64, avoid *balance.Endpoint) (int, balance.Reason, bool) {
+	for range p.members {
+		i := p.n % len(p.members)
+		p.n++
+		if e := p.members[i].Endpoint; !e.Down() && (e != avoid || len(p.members) == 1) {
+			return i, balance.ReasonRoundRobin, true
+		}
+	}
+	return 0, balance.ReasonNone, false
+}
+func (p *inTurn) Members() []balance.Member { return p.members }
+func (p *inTurn) Policy() string            { return balance.RoundRobin }
+
 // rig is one shard with its forwarder, clients and endpoints.
 type rig struct {
 	t    *testing.T
@@ -333,6 +358,7 @@ type rig struct {
 	dials    map[string]int
 	limit    int // of connections' memory, bytes each way; 0 none
 	on       func(p *peer, f http2.Frame)
+	silent   bool          // peers do not begin
 	hold     chan struct{} // dials wait for it, if not nil
 }
 
@@ -413,10 +439,7 @@ func (r *rig) use(addrs ...string) {
 			r.eps = append(r.eps, e)
 		}
 	}
-	pick, err := balance.New(balance.RoundRobin, ms)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	pick := &inTurn{members: ms}
 	table, err := route.Compile([]route.Rule{{Name: "r", Match: route.Match{Service: "s.S"}, Cluster: "c", Data: NewTarget("c", pick, eps, "", 1)}})
 	if err != nil {
 		r.t.Fatal(err)
@@ -525,7 +548,34 @@ func tell(t *testing.T, n int, f func(t *testing.T, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"one", "two", "three"}[:n]...)
+		defer r.over() // also after Fatal: the bubble must end empty
 		f(t, r)
-		r.over()
 	})
+}
+
+// told checks how the calls that have ended were counted: n with that status.
+func (r *rig) told(status grpc.Status, n int) {
+	r.t.Helper()
+	synctest.Wait()
+	w := httptest.NewRecorder()
+	r.tel.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	got := 0.0
+	for l := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(l, "trunkline_calls_total{") && strings.Contains(l, `"`+status.String()+`"`) {
+			v, _ := strconv.ParseFloat(strings.TrimSpace(l[strings.LastIndexByte(l, ' '):]), 64)
+			got += v
+		}
+	}
+	if got != float64(n) {
+		r.t.Errorf("%v calls told as %v, not %d:\n%s", got, status, n, grep(w.Body.String(), "trunkline_calls_total{"))
+	}
+}
+
+func grep(s, what string) (out string) {
+	for l := range strings.Lines(s) {
+		if strings.Contains(l, what) {
+			out += l
+		}
+	}
+	return out
 }
