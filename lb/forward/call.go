@@ -2,7 +2,6 @@ package forward
 
 import (
 	"math"
-	"strings"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -30,7 +29,8 @@ type Call struct {
 	noReplay bool           // the request is not whole any more: committed, or larger than may be kept
 	ended    bool           // the client has ended its side
 	path     *hpack.Field   // in req; nil after commit
-	auth     string         // borrowed from req until commit
+	host     *hpack.Field   // :authority, or host; one reference, until the call is told of
+	auth     string         // borrowed from host
 
 	// The current attempt.
 	conn    *upstream.Conn
@@ -95,9 +95,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	b.Taken = true
 	c.req = append(c.req, b.Fields...)
 	c.path = b.Path
-	if b.Authority != nil {
-		c.auth = b.Authority.Value
-	}
+	c.host = b.Authority
 	var timeout, traceparent string
 	for _, h := range c.req {
 		switch h.ID {
@@ -107,9 +105,13 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 			traceparent = h.Value
 		case hpack.Host:
 			if b.Authority == nil {
-				c.auth = h.Value
+				c.host = h
 			}
 		}
+	}
+	if c.host != nil {
+		f.shard.Env.Interner.Retain(c.host)
+		c.auth = c.host.Value
 	}
 	if b.Path != nil && b.Method.Value != "CONNECT" {
 		c.e = f.lookup(c.gen, b.Path, c.auth)
@@ -337,9 +339,6 @@ func (c *Call) commit() {
 }
 
 func (c *Call) dropRequest() {
-	if c.f.tel.WantRecord(0, 0, c.trace) || c.auth != "" {
-		c.auth = strings.Clone(c.auth)
-	}
 	c.dropReplay()
 	in := c.f.shard.Env.Interner
 	for _, h := range c.req {

@@ -15,6 +15,10 @@ func (f *Forwarder) afterFlush(end int64) {
 	for i, c := range f.done {
 		f.tell(c, end)
 		c.dropRequest()
+		if c.host != nil {
+			f.shard.Env.Interner.Release(c.host)
+			c.host, c.auth = nil, ""
+		}
 		f.done[i] = nil
 		f.recycle(c)
 	}

@@ -81,6 +81,7 @@ func TestARefusedStreamIsPlacedElsewhereWholeAndItsWindowIsCreditedOnce(t *testi
 	tell(t, 3, func(t *testing.T, r *rig) {
 		c := r.client()
 		c.call(1, false)
+		synctest.Wait()
 		body := strings.Repeat("x", 16000)
 		for range 3 {
 			c.data(1, body, false)
