@@ -281,8 +281,11 @@ func TestReflectionKeepsToTheClusterOfTheServiceAskedFor(t *testing.T) {
 }
 
 func TestReflectionTellsOfTheNewestOfARollingDeploy(t *testing.T) {
-	first, stop := reflecting(t, "127.0.0.1:0", names{"tea.Tea"}, teaV1)
-	second, _ := reflecting(t, "127.0.0.1:0", names{"tea.Tea"}, teaV1)
+	first, stopFirst := reflecting(t, "127.0.0.1:0", names{"tea.Tea"}, teaV1)
+	second, stop := reflecting(t, "127.0.0.1:0", names{"tea.Tea"}, teaV1)
+	if first > second { // so that the one to be asked last gets the new version
+		first, second, stop = second, first, stopFirst
+	}
 	src := newSource("registry")
 	src.say(reflected("tea", first, second))
 	r := runConfig(t, parse(t, "discovery: { reflection: { interval: 600s } }\n"), src)
@@ -295,7 +298,7 @@ func TestReflectionTellsOfTheNewestOfARollingDeploy(t *testing.T) {
 	}
 	// One instance comes back with a new version, at the same address. Nobody announces it: the calls' connections do.
 	stop()
-	reflecting(t, first, names{"tea.Tea"}, teaV2)
+	reflecting(t, second, names{"tea.Tea"}, teaV2)
 	r.until("the new version's method is told of, on the same stream", func() bool {
 		_ = r.cc.Invoke(t.Context(), "/tea.Tea/Get", new(wrapperspb.BytesValue), new(wrapperspb.BytesValue))
 		return a.symbol("tea.Tea.Suggest") == "tea.proto(M New Tea.Get Tea.Suggest)"
