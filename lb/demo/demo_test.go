@@ -68,7 +68,7 @@ func TestRefusedStreamsAreRefusedUnprocessedAndHarmNoOther(t *testing.T) {
 		t.Errorf("the backend said UNAVAILABLE %d times, the client heard it %d times", b.shop.refused.Load(), got)
 	}
 	// grpc-go returns a bare io.EOF, which reads as UNKNOWN, when the stream that it sent again is answered before the request
-	// was sent again in full. Only UNIMPLEMENTED comes so early; seen once in 2,400 calls on a busy machine.
+	// was sent again in full. Only UNIMPLEMENTED comes so early; seen in one of a thousand such calls on a busy machine.
 	if n := ended[codes.Unimplemented] + ended[codes.Unknown]; n != 40 || ended[codes.Unknown] > 5 || ended[codes.NotFound]+ended[codes.OK]+ended[codes.Unavailable] != 160 {
 		t.Errorf("calls ended %v; of 200, the 40 SuggestTea must end UNIMPLEMENTED", ended)
 	}
