@@ -452,9 +452,13 @@ func (r *rig) use(addrs ...string) {
 	r.reg.Retire(keep)
 }
 
-func (r *rig) client(settings ...http2.Setting) *peer {
+func (r *rig) client(settings ...http2.Setting) *peer { return r.automatic(nil, settings...) }
+
+// automatic is a client that does something on each frame.
+func (r *rig) automatic(on func(p *peer, f http2.Frame), settings ...http2.Setting) *peer {
 	a, b := memPair(r.limit)
 	p := newPeer(r, fmt.Sprintf("client[%d]", len(r.clients)), b, true, settings...)
+	p.on = on
 	r.clients = append(r.clients, p)
 	r.conns.Go(p.serve)
 	r.conns.Go(func() { r.f.Accept(a, r.cfg, r.budget, func() { r.gone.Add(1) }) })
@@ -556,26 +560,20 @@ func tell(t *testing.T, n int, f func(t *testing.T, r *rig)) {
 // told checks how the calls that have ended were counted: n with that status.
 func (r *rig) told(status grpc.Status, n int) {
 	r.t.Helper()
-	synctest.Wait()
-	w := httptest.NewRecorder()
-	r.tel.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
-	got := 0.0
-	for l := range strings.Lines(w.Body.String()) {
-		if strings.HasPrefix(l, "trunkline_calls_total{") && strings.Contains(l, `"`+status.String()+`"`) {
-			v, _ := strconv.ParseFloat(strings.TrimSpace(l[strings.LastIndexByte(l, ' '):]), 64)
-			got += v
-		}
-	}
-	if got != float64(n) {
-		r.t.Errorf("%v calls told as %v, not %d:\n%s", got, status, n, grep(w.Body.String(), "trunkline_calls_total{"))
+	if got := r.count(status); got != float64(n) {
+		r.t.Errorf("%v calls told as %v, not %d", got, status, n)
 	}
 }
 
-func grep(s, what string) (out string) {
-	for l := range strings.Lines(s) {
-		if strings.Contains(l, what) {
-			out += l
+func (r *rig) count(status grpc.Status) (n float64) {
+	synctest.Wait()
+	w := httptest.NewRecorder()
+	r.tel.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	for l := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(l, "trunkline_calls_total{") && strings.Contains(l, `"`+status.String()+`"`) {
+			v, _ := strconv.ParseFloat(strings.TrimSpace(l[strings.LastIndexByte(l, ' '):]), 64)
+			n += v
 		}
 	}
-	return out
+	return n
 }

@@ -122,6 +122,8 @@ func TestATimerThatSetsItselfAgainAWholeTurnAheadIsNotServedInTheSameTurn(t *tes
 			time.Sleep(5 * time.Millisecond) // the shard was busy: the timer is served late, from an older slot
 			s.Timer.fire()
 			time.Sleep(time.Minute)
+			s.Lock()
+			defer s.Unlock()
 			for i := 1; i < len(times); i++ {
 				if d := times[i] - times[i-1]; d < slotsAhead*slotNanos {
 					t.Errorf("%d slots ahead: fired after %v, early", slotsAhead, time.Duration(d))
@@ -135,7 +137,7 @@ func TestATimerThatSetsItselfAgainAWholeTurnAheadIsNotServedInTheSameTurn(t *tes
 }
 
 func TestTheWheelDoesWhatANaiveListOfTimersDoes(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
