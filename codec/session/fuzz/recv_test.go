@@ -95,7 +95,7 @@ func (u *subject) HandleHeaders(s *session.Stream, b *session.Block) {
 		u.send(s, 70_000, true)
 	case 2:
 		u.headers(s, false, ":status", "200", "a", strings.Repeat("x", 300))
-		u.send(s, int(s.ID)*1000, false)
+		u.send(s, int(s.ID%100)*1000, false)
 		if u.live[s.ID] == s {
 			u.headers(s, true, "grpc-status", "0")
 		}
