@@ -92,6 +92,12 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 	}
 	c := s.Owner.(*Call)
 	c.ended = true
+	if b.TooLarge {
+		c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeDownstreamProtocolError)
+		c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "METADATA_TOO_LARGE",
+			message: "the request's trailers exceed the limit of " + d.limitText()})
+		return
+	}
 	if c.up != nil {
 		c.dropReplay() // rare enough not to be kept for another attempt
 		c.conn.Sess.SendHeaders(c.up, b.Fields, true)

@@ -107,7 +107,14 @@ func (c *Conn) feed(p []byte) {
 // Flush writes the output without blocking; what the socket does not take is left to the flusher. Called by Shard.Leave.
 func (c *Conn) Flush() {
 	c.Sess.Clean()
-	if c.gone || c.flushing || c.closed {
+	if c.gone || c.closed {
+		return
+	}
+	if c.Sess.Failed() != nil {
+		c.lame = true
+		c.lingerOn() // it may never read what we say about it
+	}
+	if c.flushing {
 		return
 	}
 	for {
