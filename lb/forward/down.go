@@ -31,9 +31,9 @@ type Down struct {
 // goAwayWait is how long a client gets to answer the PING between the two steps of a drain.
 const goAwayWait = 2 * time.Second
 
-// Accept makes a downstream connection of a socket, and serves it until it has ended: call it in a goroutine of its own.
-// budget bounds what the client may make us hold, in bytes; onGone is called inside the shard at the end.
-func (f *Forwarder) Accept(nc net.Conn, cfg *session.Config, budget int64, onGone func()) {
+// Accept makes a downstream connection of a socket; call its Serve in a goroutine of its own. budget bounds what the client
+// may make us hold, in bytes; onGone is called inside the shard at the end. Call it outside of the shard.
+func (f *Forwarder) Accept(nc net.Conn, cfg *session.Config, budget int64, onGone func()) *Down {
 	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone}
 	f.shard.Enter()
 	d.Conn = transport.New(f.shard, nc, session.Server, cfg, d)
@@ -41,7 +41,7 @@ func (f *Forwarder) Accept(nc net.Conn, cfg *session.Config, budget int64, onGon
 	d.final.Do = func() { d.Sess.FinalGoAway(); d.HandlePong([8]byte{}) }
 	f.conns[d] = struct{}{}
 	f.shard.Leave()
-	d.Serve()
+	return d
 }
 
 func (d *Down) gone(error) {

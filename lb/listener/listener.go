@@ -29,6 +29,7 @@ type Listener struct {
 	forwarders []*forward.Forwarder
 	load       []atomic.Int64 // open connections by shard
 	settings   *atomic.Pointer[Settings]
+	mu         sync.Mutex // held while a connection is handed over, so that Close comes before or after
 	conns      sync.WaitGroup
 	closed     atomic.Bool
 }
@@ -65,13 +66,23 @@ func (l *Listener) Accept() {
 			continue
 		}
 		pause = 0
-		at := l.least()
-		l.load[at].Add(1)
-		set := l.settings.Load()
-		l.conns.Go(func() {
-			l.forwarders[at].Accept(nc, &set.Session, set.Budget, func() { l.load[at].Add(-1) })
-		})
+		l.hand(nc)
 	}
+}
+
+// hand gives a connection to its shard, unless the listener has been closed.
+func (l *Listener) hand(nc net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed.Load() {
+		_ = nc.Close()
+		return
+	}
+	at := l.least()
+	l.load[at].Add(1)
+	set := l.settings.Load()
+	d := l.forwarders[at].Accept(nc, &set.Session, set.Budget, func() { l.load[at].Add(-1) })
+	l.conns.Go(d.Serve)
 }
 
 // least is the shard with the fewest connections of this listener.
@@ -93,8 +104,10 @@ func (l *Listener) Open() (n int64) {
 	return n
 }
 
-// Close stops accepting. Open connections go on.
+// Close stops accepting. Open connections go on; when it returns, their shards know all of them. Call it outside of the shards.
 func (l *Listener) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.closed.CompareAndSwap(false, true) {
 		_ = l.l.Close()
 	}
