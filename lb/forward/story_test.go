@@ -633,3 +633,42 @@ func TestFieldsOfOneConnectionDoNotTravel(t *testing.T) {
 		up.expect("HEADERS 1 *", "RST 1 CANCEL")
 	})
 }
+
+func TestACallWhoseHeadersNeverLeftGoesElsewhereHoweverTheConnectionEnds(t *testing.T) {
+	for _, how := range []string{"closed", "broken"} {
+		t.Run(how, func(t *testing.T) {
+			tell(t, 2, func(t *testing.T, r *rig) {
+				r.settings["one"] = []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 1 << 20}}
+				r.limit = 1000
+				stall := make(chan struct{})
+				r.on = func(p *peer, f http2.Frame) {
+					if p.name == "one[0]" && f.Header().Type == http2.FrameHeaders {
+						<-stall
+					}
+				}
+				c := r.client()
+				c.call(1, false)
+				synctest.Wait()
+				for range 4 {
+					c.data(1, strings.Repeat("x", 5000), false)
+					synctest.Wait()
+				}
+				one := r.end("one", 0)
+				r.use("one", "two") // the first is its turn again
+				c.call(3, true)
+				synctest.Wait()
+				if how == "closed" {
+					_ = one.nc.Close()
+				} else {
+					one.do(func() error { return one.fr.WriteRawFrame(http2.FrameData, 0, 0, []byte("x")) })
+					time.Sleep(2 * time.Second) // our goodbye cannot be said
+				}
+				two := r.end("two", 0)
+				two.expect("HEADERS 1 *")
+				two.ok(1)
+				c.expect("HEADERS 1 *grpc-status=1*", "RST 1 NO_ERROR", "HEADERS 3 *", "DATA 3 yes", "HEADERS 3 grpc-status=0 END")
+				close(stall)
+			})
+		})
+	}
+}
