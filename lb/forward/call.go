@@ -378,16 +378,24 @@ func (c *Call) abandon(code h2.Code, status grpc.Status, o telemetry.Outcome) {
 // expire: the deadline has come.
 func (c *Call) expire() {
 	c.f.shard.Timed()
-	if c.complete && c.down != nil && c.down.SendClosed() {
-		// The client has all of the reply, in time; it only has not ended its own side.
-		c.abandon(h2.Cancel, c.status, c.outcome)
-		c.d.Sess.Reset(c.down, h2.NoError)
+	if c.endAnswered() {
 		return
 	}
 	phase := c.phase()
 	c.abandon(h2.Cancel, grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout)
 	c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_EXCEEDED",
 		message: "the caller's deadline of " + time.Duration(c.deadline-c.arrived).String() + " passed " + phase})
+}
+
+// endAnswered ends a call whose client has all of the reply and only has not ended its own side; the reply's status stands. It
+// says false for any other call.
+func (c *Call) endAnswered() bool {
+	if !c.complete || c.down == nil || !c.down.SendClosed() {
+		return false
+	}
+	c.abandon(h2.Cancel, c.status, c.outcome)
+	c.d.Sess.Reset(c.down, h2.NoError)
+	return true
 }
 
 // phase says for people where a call is.

@@ -54,6 +54,9 @@ func (d *Down) gone(error) {
 func (f *Forwarder) CutAll(why string) {
 	for f.live.next != &f.live {
 		c := f.live.next
+		if c.endAnswered() {
+			continue
+		}
 		c.abandon(h2.Cancel, grpc.Unavailable, telemetry.OutcomeLocalReset)
 		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeLocalReset, reason: "SHUTDOWN", message: why})
 		if c.prev == nil {

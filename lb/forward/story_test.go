@@ -672,3 +672,19 @@ func TestACallWhoseHeadersNeverLeftGoesElsewhereHoweverTheConnectionEnds(t *test
 		})
 	}
 }
+
+func TestAShutdownCutsWhatIsUnderWayAndLetsAWholeReplyStand(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		c := r.client()
+		c.call(1, false)
+		c.call(3, true)
+		synctest.Wait()
+		up := r.end("one", 0)
+		up.ok(1)
+		c.expect(head, "DATA 1 yes", tail)
+		r.in(func() { r.f.CutAll("shut down") })
+		c.expect("RST 1 NO_ERROR", "HEADERS 3 *grpc-status=14 grpc-message=shut down END", "EOF")
+		r.told(grpc.OK, 1)
+		r.told(grpc.Unavailable, 1)
+	})
+}
