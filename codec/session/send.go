@@ -122,7 +122,7 @@ func (c *Conn) endSend(s *Stream) {
 func (c *Conn) appendBlock(id uint32, fields []*hpack.Field, end bool) {
 	size := h2.HeaderLen + 16
 	for _, f := range fields {
-		size += int(f.Size())
+		size += f.Size()
 	}
 	c.control(size)
 	at := len(c.out)

@@ -29,8 +29,10 @@ type Call struct {
 	noReplay bool           // the request is not whole any more: committed, or larger than may be kept
 	ended    bool           // the client has ended its side
 	path     *hpack.Field   // in req; nil after commit
-	host     *hpack.Field   // :authority, or host; one reference, until the call is told of
-	auth     string         // borrowed from host
+	auth     string         // :authority, or host; borrowed from told[0]
+	// told are fields that the call's record names: authority, user-agent, traceparent. One reference each, until the call
+	// is told of; nil where absent.
+	told [3]*hpack.Field
 
 	// The current attempt.
 	conn    *upstream.Conn
@@ -64,6 +66,21 @@ type Call struct {
 	prev, next *Call // in Forwarder.live
 }
 
+// The places of Call.told.
+const (
+	host = iota
+	agent
+	parent
+)
+
+// heard is the value of one of the told fields, borrowed; "" if it was absent.
+func (c *Call) heard(i int) string {
+	if h := c.told[i]; h != nil {
+		return h.Value
+	}
+	return ""
+}
+
 // try is one attempt, as it is told to traces.
 type try struct {
 	ep         *upstream.Endpoint
@@ -74,8 +91,12 @@ type try struct {
 	evidence   string
 }
 
-// maxTries bounds how often a call that was provably not processed is placed again.
-const maxTries = 8
+// maxTries bounds how often a call that was provably not processed is placed again; maxDials how often in all, with the
+// endpoints that could not even be dialled (each is out of the pick from then on).
+const (
+	maxTries = 8
+	maxDials = 32
+)
 
 // start takes a new call from its request's header block: steps 4 to 8 of a call's way.
 func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
@@ -95,7 +116,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	b.Taken = true
 	c.req = append(c.req, b.Fields...)
 	c.path = b.Path
-	c.host = b.Authority
+	c.told[host] = b.Authority
 	var timeout, traceparent string
 	for _, h := range c.req {
 		switch h.ID {
@@ -103,16 +124,21 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 			timeout = h.Value
 		case hpack.Traceparent:
 			traceparent = h.Value
+			c.told[parent] = h
+		case hpack.UserAgent:
+			c.told[agent] = h
 		case hpack.Host:
 			if b.Authority == nil {
-				c.host = h
+				c.told[host] = h
 			}
 		}
 	}
-	if c.host != nil {
-		f.shard.Env.Interner.Retain(c.host)
-		c.auth = c.host.Value
+	for _, h := range c.told {
+		if h != nil {
+			f.shard.Env.Interner.Retain(h)
+		}
 	}
+	c.auth = c.heard(host)
 	if b.Path != nil && b.Method.Value != "CONNECT" {
 		c.e = f.lookup(c.gen, b.Path, c.auth)
 	}
@@ -149,32 +175,31 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 // place picks an endpoint and a connection to it: steps 7 and 8. avoid has just failed this call.
 func (c *Call) place(avoid *upstream.Endpoint) {
 	f, t := c.f, c.e.target
-	for len(c.tries) < maxTries {
-		ep, reason, ok := f.pick(t, avoid)
-		if !ok {
-			c.refuse(c.noEndpoint())
-			return
-		}
-		ep.InFlight.Add(1)
-		ep.Picks.Add(1)
-		c.ep = ep
-		c.tries = append(c.tries, try{ep: ep, reason: reason, start: f.shard.Now()})
-		pool := ep.Pool(f.shard.ID)
-		conn, err := pool.Reserve(c)
-		if err != nil {
-			c.endTry(grpc.Unavailable, telemetry.OutcomeUpstreamOverflow, "never sent")
-			c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "PENDING_OVERFLOW",
-				message: "cluster " + t.Cluster + ", endpoint " + ep.Address + ": " + err.Error()})
-			return
-		}
-		if conn == nil {
-			c.waitsAt = pool
-			return
-		}
-		c.send(conn)
+	if len(c.tries) >= maxDials {
+		c.refuse(c.exhausted())
 		return
 	}
-	c.refuse(c.exhausted())
+	ep, reason, ok := f.pick(t, avoid)
+	if !ok {
+		c.refuse(c.noEndpoint())
+		return
+	}
+	ep.InFlight.Add(1)
+	ep.Picks.Add(1)
+	c.ep = ep
+	c.tries = append(c.tries, try{ep: ep, reason: reason, start: f.shard.Now()})
+	pool := ep.Pool(f.shard.ID)
+	conn, err := pool.Reserve(c)
+	switch {
+	case err != nil:
+		c.endTry(grpc.Unavailable, telemetry.OutcomeUpstreamOverflow, "never sent")
+		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "PENDING_OVERFLOW",
+			message: "cluster " + t.Cluster + ", endpoint " + ep.Address + ": " + err.Error()})
+	case conn == nil:
+		c.waitsAt = pool
+	default:
+		c.send(conn)
+	}
 }
 
 // HandleConn implements upstream.Waiter.

@@ -15,10 +15,12 @@ func (f *Forwarder) afterFlush(end int64) {
 	for i, c := range f.done {
 		f.tell(c, end)
 		c.dropRequest()
-		if c.host != nil {
-			f.shard.Env.Interner.Release(c.host)
-			c.host, c.auth = nil, ""
+		for _, h := range c.told {
+			if h != nil {
+				f.shard.Env.Interner.Release(h)
+			}
 		}
+		c.told, c.auth = [3]*hpack.Field{}, ""
 		f.done[i] = nil
 		f.recycle(c)
 	}
@@ -102,14 +104,7 @@ func (c *Call) fullRecord(end, up, own int64) *telemetry.CallRecord {
 			}
 		}
 	}
-	for _, h := range c.req {
-		switch h.ID {
-		case hpack.UserAgent:
-			r.UserAgent = strings.Clone(h.Value)
-		case hpack.Traceparent:
-			r.Traceparent = strings.Clone(h.Value)
-		}
-	}
+	r.UserAgent, r.Traceparent = strings.Clone(c.heard(agent)), strings.Clone(c.heard(parent))
 	for i := range c.tries {
 		t := &c.tries[i]
 		if t.end == 0 {
