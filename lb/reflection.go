@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/trunkline/trunkline/discovery"
 	"github.com/trunkline/trunkline/discovery/reflection"
@@ -40,7 +42,9 @@ type reflector struct {
 func newReflector(outlook func() outlook, said func(discovery.Endpoint) *reflection.Result) *reflector {
 	var raw [][]byte
 	for _, f := range []protoreflect.FileDescriptor{healthpb.File_grpc_health_v1_health_proto,
-		reflectionv1.File_grpc_reflection_v1_reflection_proto, reflectionv1alpha.File_grpc_reflection_v1alpha_reflection_proto} {
+		reflectionv1.File_grpc_reflection_v1_reflection_proto, reflectionv1alpha.File_grpc_reflection_v1alpha_reflection_proto,
+		// And of the details of the errors that it makes, so that tools can show them.
+		errdetails.File_google_rpc_error_details_proto, durationpb.File_google_protobuf_duration_proto} {
 		if b, err := proto.Marshal(protodesc.ToFileDescriptorProto(f)); err == nil { // compiled in: it can be written
 			raw = append(raw, b)
 		}
