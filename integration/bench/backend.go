@@ -94,7 +94,7 @@ func (b *backend) serve(c *net.TCPConn) {
 		b.peak.Store(n)
 	}
 	defer func() {
-		c.Close()
+		_ = c.Close()
 		b.open.Add(-1)
 		b.mu.Lock()
 		delete(b.conns, c)

@@ -272,7 +272,7 @@ func (c *clientConn) ended(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	close(c.closed)
-	c.conn.Close()
+	_ = c.conn.Close()
 	lost := !c.load.stopped.Load() || c.live > 0 && !errors.Is(err, net.ErrClosed)
 	if c.isReady && lost {
 		c.load.failed.Add(uint64(max(c.live-1, 0)))

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Frame types, flags and the few codes in use (RFC 9113 sections 6 and 7).
@@ -134,7 +136,7 @@ func newLink(conn *net.TCPConn, h handler, client bool, bufMax, recvStep int) (*
 	l.write = func(fd uintptr) bool {
 		for {
 			l.wrote, l.werr = syscall.Write(int(fd), l.out)
-			if l.werr != syscall.EINTR {
+			if !errors.Is(l.werr, syscall.EINTR) {
 				return true
 			}
 		}
@@ -151,8 +153,9 @@ func (l *link) flush() {
 		l.werr = err
 	}
 	n := max(l.wrote, 0)
-	if l.werr != nil && l.werr != syscall.EAGAIN {
+	if l.werr != nil && !errors.Is(l.werr, syscall.EAGAIN) {
 		l.writeErr = l.werr
+		l.look()
 		return
 	}
 	if n == len(l.out) {
@@ -181,6 +184,7 @@ func (l *link) drain() {
 			l.mu.Lock()
 			l.writeErr, l.draining = err, false
 			l.mu.Unlock()
+			l.look()
 			return
 		}
 	}
@@ -258,18 +262,19 @@ func (l *link) forget(b *body) {
 // The whole loop runs inside one RawConn.Read, so that a read which did not fill
 // the buffer is followed by waiting and not by a second read that finds nothing:
 // a quarter of the system calls of small calls. The price: an end of connection
-// that arrives in the same instant as data may go unseen until somebody closes.
+// that arrives in the same instant as data goes unseen, until a write fails or
+// load.finish looks.
 func (l *link) serve() error {
 	buf := make([]byte, min(l.bufMax, 8<<10)) // it grows when a read fills it
 	w := 0
 	var end error
-	err := l.raw.Read(func(fd uintptr) bool {
+	read := func(fd uintptr) bool {
 		for {
 			n, err := syscall.Read(int(fd), buf[w:])
 			switch {
-			case err == syscall.EINTR:
+			case errors.Is(err, syscall.EINTR):
 				continue
-			case err == syscall.EAGAIN:
+			case errors.Is(err, syscall.EAGAIN):
 				return false
 			case err != nil:
 				end = err
@@ -298,12 +303,25 @@ func (l *link) serve() error {
 				buf = grown
 			}
 		}
-	})
-	if err != nil {
-		return err
 	}
-	return end
+	for {
+		err := l.raw.Read(read) // it reads before it waits
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = l.conn.SetReadDeadline(time.Time{})
+			if err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return end
+	}
 }
+
+// look makes serve read once more, in case it waits on a connection that has
+// ended: the deadline, long past, ends the wait. A closed connection stays closed.
+func (l *link) look() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // batch handles what one read brought and flushes what came of it.
 func (l *link) batch(p []byte) (used int, err error) {

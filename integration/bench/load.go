@@ -58,6 +58,7 @@ func (l *load) firstProblems() []string {
 const (
 	dialTimeout = 10 * time.Second
 	dialers     = 64
+	lookEvery   = 100 * time.Millisecond
 )
 
 // connect opens the connections of s to addr and waits for the peer's SETTINGS
@@ -177,8 +178,15 @@ func (l *load) finish(patience time.Duration) {
 	if l.pace != nil {
 		l.pace.stop()
 	}
-	for deadline := time.Now().Add(patience); l.active.Load() > 0 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
+	began := time.Now()
+	for looked := began; l.active.Load() > 0 && time.Since(began) < patience; time.Sleep(time.Millisecond) {
+		if time.Since(looked) < lookEvery {
+			continue
+		}
+		looked = time.Now()
+		for _, c := range l.conns { // one that ended unseen has calls that never come back
+			c.look()
+		}
 	}
 	if n := l.active.Load(); n > 0 {
 		l.failed.Add(uint64(n) - 1)
@@ -191,7 +199,7 @@ func (l *load) close() {
 	l.stopped.Store(true)
 	for _, c := range l.conns {
 		if c != nil {
-			c.conn.Close()
+			_ = c.conn.Close()
 		}
 	}
 	if l.pace != nil {

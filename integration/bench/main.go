@@ -215,7 +215,7 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(l.dir)
+	defer func() { _ = os.RemoveAll(l.dir) }() // a temporary folder
 	selected, missing, err := o.chosenPeers(l) // builds, on all cores
 	if err != nil {
 		return err

@@ -31,9 +31,7 @@ func newPacer(l *load) (*pacer, error) {
 	}
 	p := &pacer{load: l, timer: os.NewFile(uintptr(fd), "timerfd"), rng: rand.New(rand.NewPCG(1, 2))}
 	for range l.spec.streams {
-		for _, c := range l.conns {
-			p.idle = append(p.idle, c)
-		}
+		p.idle = append(p.idle, l.conns...)
 	}
 	return p, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,7 +66,7 @@ func eachThread(do func(tid int) error) error {
 	}
 	for _, t := range tasks {
 		if tid, err := strconv.Atoi(t.Name()); err == nil {
-			if err := do(tid); err != nil && err != unix.ESRCH {
+			if err := do(tid); err != nil && !errors.Is(err, unix.ESRCH) {
 				return err
 			}
 		}
