@@ -31,7 +31,7 @@ func (c *chance) n(n int) int {
 func misbehave(c *chance) func(p *peer, f http2.Frame) {
 	return func(p *peer, f http2.Frame) {
 		id := f.Header().StreamID
-		end := false
+		var end bool
 		switch f := f.(type) {
 		case *http2.MetaHeadersFrame:
 			end = f.StreamEnded()
@@ -110,7 +110,7 @@ func (o *outcomes) hear(c *chance) func(p *peer, f http2.Frame) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		id := f.Header().StreamID
-		end := false
+		var end bool
 		switch f := f.(type) {
 		case *http2.MetaHeadersFrame:
 			end = f.StreamEnded()
