@@ -306,8 +306,13 @@ func TestReflectionTellsOfTheNewestOfARollingDeploy(t *testing.T) {
 	if got, want := a.symbol("tea.Tea"), "tea.proto(M New Tea.Get Tea.Suggest)"; got != want {
 		t.Errorf("told %s, want %s", got, want)
 	}
+	suggest := func() error {
+		return r.cc.Invoke(t.Context(), "/tea.Tea/Suggest", new(wrapperspb.BytesValue), new(wrapperspb.BytesValue))
+	}
+	// Descriptors are told of as soon as the endpoint told them; its routes wait for discovery's next snapshot.
+	r.until("the new version's method is routed", func() bool { return status.Code(suggest()) != codes.Unimplemented })
 	for range 20 { // only one of the two has it
-		if err := r.cc.Invoke(t.Context(), "/tea.Tea/Suggest", new(wrapperspb.BytesValue), new(wrapperspb.BytesValue)); err != nil {
+		if err := suggest(); err != nil {
 			t.Fatal(err)
 		}
 	}
