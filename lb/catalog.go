@@ -3,6 +3,7 @@ package lb
 import (
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -55,7 +56,7 @@ func newCatalog(o outlook, authority string) *catalog {
 			c.clusters = append(c.clusters, t.Cluster)
 		}
 	}
-	c.services = sortedKeys(c.owner)
+	c.services = slices.Sorted(maps.Keys(c.owner))
 	slices.Sort(c.clusters)
 	c.clusters = slices.Compact(c.clusters)
 	return c
@@ -67,7 +68,7 @@ func (c *catalog) find(service string, methods map[string]bool, authority string
 		methods = map[string]bool{"*": true} // stands for whatever it has
 	}
 	votes := map[string]int{}
-	for _, m := range sortedKeys(methods) {
+	for _, m := range slices.Sorted(maps.Keys(methods)) {
 		r := c.gen.Table.Match("/"+service+"/"+m, authority)
 		if r == nil {
 			continue

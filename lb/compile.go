@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -119,7 +120,7 @@ func newCompiler(on *ground, cfg *configv1.Config) *compiler {
 func (c *compiler) generation() (*forward.Generation, error) {
 	snap := c.s.snapshot
 	if snap != nil {
-		for _, name := range sortedKeys(snap.Clusters) {
+		for _, name := range slices.Sorted(maps.Keys(snap.Clusters)) {
 			c.addCluster(snap.Clusters[name])
 		}
 	}
@@ -181,7 +182,7 @@ func (c *compiler) addService(st *clusterState, svc string, tier route.Tier, sou
 		c.rule(route.Rule{Tier: tier, Match: route.Match{Service: svc}, Cluster: st.cluster.Name, Source: source,
 			Data: c.target(st, func(e discovery.Endpoint) bool { return offers(e, svc, "") })})
 	}
-	for _, m := range sortedKeys(methods) {
+	for _, m := range slices.Sorted(maps.Keys(methods)) {
 		c.rule(route.Rule{Tier: tier, Match: route.Match{Method: svc + "/" + m}, Cluster: st.cluster.Name, Source: source,
 			Data: c.target(st, func(e discovery.Endpoint) bool { return offers(e, svc, m) })})
 	}
@@ -255,15 +256,6 @@ func (c *compiler) addRoute(i int, r *configv1.Route) {
 	}
 	c.rule(route.Rule{Name: fmt.Sprintf("routes[%d]", i), Tier: route.TierConfig, Cluster: r.GetCluster(), Data: t, Source: cmp.Or(c.s.cfgName, "configuration") + fmt.Sprintf(", routes[%d]", i),
 		Match: route.Match{Method: m.GetMethod(), Service: m.GetService(), Prefix: m.GetPrefix(), Authority: m.GetAuthority()}})
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // needsRestart names the parts of the configuration that differ and are fixed at start.

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -60,7 +61,7 @@ func tagIn(q url.Values) string {
 func (a *agent) questions() (list []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return sortedKeys(a.asked)
+	return slices.Sorted(maps.Keys(a.asked))
 }
 
 // sourceNames are what the admin API shows, less the static one.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -414,7 +416,7 @@ func (s *Server) observe(g *telemetry.Gauges) {
 	g.ConfigGeneration = s.cfgNum
 	if s.snapshot != nil {
 		g.DiscoveryLag = s.snapshot.Lag
-		for _, name := range sortedKeys(s.snapshot.Clusters) {
+		for _, name := range slices.Sorted(maps.Keys(s.snapshot.Clusters)) {
 			c := s.snapshot.Clusters[name]
 			cg := telemetry.ClusterGauges{Name: name, Endpoints: len(c.Endpoints)}
 			if !c.StaleSince.IsZero() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -200,7 +201,7 @@ func (s *Server) Clusters() *adminv1.ListClustersResponse {
 		c.Endpoints = append(c.Endpoints, &adminv1.Endpoint{Address: ep.Address, State: adminv1.EndpointState_ENDPOINT_STATE_REMOVED,
 			Load: load(ep), Picks: ep.Picks.Load(), Connections: uint32(ep.Connections.Load())})
 	}
-	for _, name := range sortedKeys(byName) {
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		c := byName[name]
 		slices.SortStableFunc(c.Endpoints, func(a, b *adminv1.Endpoint) int { return strings.Compare(a.Address, b.Address) })
 		r.Clusters = append(r.Clusters, c)
@@ -223,7 +224,7 @@ func describe(st *clusterState) *adminv1.Cluster {
 		for k, v := range e.Meta {
 			d.Meta[k] = v
 		}
-		for _, name := range sortedKeys(e.Services) {
+		for _, name := range slices.Sorted(maps.Keys(e.Services)) {
 			d.Services = append(d.Services, &adminv1.Service{Name: name, Methods: slices.Clone(e.Services[name])})
 		}
 		out.Endpoints = append(out.Endpoints, d)

@@ -3,6 +3,7 @@ package architecture
 import (
 	"go/ast"
 	"go/token"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +76,7 @@ func uncommented(t *tree) []string {
 		}
 	}
 	var found []string
-	for _, dir := range sortedKeys(first) {
+	for _, dir := range slices.Sorted(maps.Keys(first)) {
 		f := first[dir]
 		if !documented[dir] {
 			found = append(found, t.finding(f.ast, "package %s has no comment that says what it owns and what it must not do (\"Package %s ...\", \"Command ...\")", dir, f.ast.Name.Name))

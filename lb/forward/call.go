@@ -57,11 +57,11 @@ type Call struct {
 	trace   *telemetry.Trace
 	inject  []string // name, value, ...: header fields that tracing sets
 
-	arrived, sent, answered, upEnded int64  // shard times
-	round, sentRound, upRound        uint64 // the rounds they fell into
-	in, out                          grpc.MessageCounter
-	messagesIn, messagesOut          uint32
-	bytesIn, bytesOut                uint64
+	arrived, sent, upEnded    int64  // shard times
+	round, sentRound, upRound uint64 // the rounds they fell into
+	in, out                   grpc.MessageCounter
+	messagesIn, messagesOut   uint32
+	bytesIn, bytesOut         uint64
 
 	prev, next *Call // in Forwarder.live
 }
@@ -106,7 +106,6 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	s.SetBudget(&d.Budget)
 	c.arrived, c.round, c.ended = f.shard.Now(), f.shard.Round(), b.End
 	f.shard.Timed()
-	c.stats = nil
 	if b.TooLarge {
 		f.rec.Start(nil)
 		c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "METADATA_TOO_LARGE",

@@ -96,15 +96,6 @@ func (f *Forwarder) Live() int { return f.nLive }
 // Started is how many calls there have been.
 func (f *Forwarder) Started() uint64 { return f.started }
 
-// EachCall calls do for every call under way, oldest first, while it returns true. Inside the shard.
-func (f *Forwarder) EachCall(do func(View) bool) {
-	for c := f.live.next; c != &f.live; c = c.next {
-		if !do(c.view()) {
-			return
-		}
-	}
-}
-
 // EachDown calls do for every downstream connection. Inside the shard.
 func (f *Forwarder) EachDown(do func(*Down)) {
 	for d := range f.conns {

@@ -4,7 +4,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/hpack"
@@ -31,11 +30,7 @@ func (f *Forwarder) Oldest(limit int) []Seen {
 	now := f.shard.Clock() // Now is the time of the last batch: nobody entered
 	out := make([]Seen, 0, min(limit, f.nLive))
 	for c := f.live.next; c != &f.live && len(out) < limit; c = c.next {
-		s := Seen{View: c.view(), Conn: c.d.Conn, Arrived: c.arrived, Authority: strings.Clone(c.auth)}
-		s.Age = time.Duration(now - c.arrived)
-		if c.deadline != 0 {
-			s.DeadlineLeft = max(1, time.Duration(c.deadline-now))
-		}
+		s := Seen{View: c.view(now), Conn: c.d.Conn, Arrived: c.arrived, Authority: strings.Clone(c.auth)}
 		if c.down != nil {
 			s.Stream = c.down.ID
 		}

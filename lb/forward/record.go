@@ -136,8 +136,8 @@ type View struct {
 	Attempts                               int
 }
 
-func (c *Call) view() View {
-	v := View{Peer: c.d.Peer(), Age: time.Duration(c.f.shard.Now() - c.arrived), MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
+func (c *Call) view(now int64) View {
+	v := View{Peer: c.d.Peer(), Age: time.Duration(now - c.arrived), MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
 		BytesIn: c.bytesIn, BytesOut: c.bytesOut, Attempts: len(c.tries), Held: int64(len(c.replay))}
 	if c.e != nil {
 		v.Method, v.Route, v.Cluster = c.e.service+"/"+c.e.method, c.e.route.Rule.Name, c.e.target.Cluster
@@ -146,7 +146,7 @@ func (c *Call) view() View {
 		v.Endpoint = c.ep.Address
 	}
 	if c.deadline != 0 {
-		v.DeadlineLeft = time.Duration(c.deadline - c.f.shard.Now())
+		v.DeadlineLeft = max(1, time.Duration(c.deadline-now))
 	}
 	if c.down != nil {
 		v.Held += int64(c.down.Held())

@@ -40,7 +40,6 @@ func (c *Call) response(b *session.Block) {
 	}
 	if !c.started && !b.Informational {
 		// Place for retry policies: a Trailers-Only reply, or headers held until the trailers are seen, is decided here.
-		c.answered = f.shard.Now()
 		c.commit()
 	}
 	if b.End {

@@ -77,9 +77,6 @@ func (c *Conn) Serve() {
 	c.sock.close()
 }
 
-// Gone says whether the connection is over.
-func (c *Conn) Gone() bool { return c.gone }
-
 // feed parses p, which is borrowed: what was kept of the last chunk, and what came now.
 func (c *Conn) feed(p []byte) {
 	if c.lame {
