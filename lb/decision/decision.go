@@ -86,6 +86,17 @@ type Pool struct {
 	Weights []uint32 // 0 counts as 1
 }
 
+// Member is the name and the weight of a member; "" for one that is none.
+func (p *Pool) Member(i uint16) (name string, weight uint32) {
+	if p == nil || int(i) >= len(p.Names) {
+		return "", 0
+	}
+	if int(i) < len(p.Weights) {
+		weight = p.Weights[i]
+	}
+	return p.Names[i], max(weight, 1)
+}
+
 // Kind is why an attempt was made.
 type Kind uint8
 
@@ -123,9 +134,9 @@ type Attempt struct {
 	Evidence retry.Evidence // of a failure
 	Outcome  telemetry.Outcome
 	Pick     balance.Reason
-	TimedOut bool  // cut by its per-try timeout
-	Lost     bool  // given up because another attempt of the call won
-	Why      uint8 // retry.Why: what was decided after it failed; 0: nothing was asked
+	TimedOut bool      // cut by its per-try timeout
+	Lost     bool      // given up because another attempt of the call won
+	Why      retry.Why // what was decided after it failed; 0: nothing was asked
 
 	seen       uint8  // candidates in use
 	Of         uint16 // members that the picker had, shown or not
@@ -178,10 +189,24 @@ const (
 	NoteIdle                 // no frame in either direction. Wait: the idle timeout
 	NoteBudget               // the retry budget. Name: cluster; A: thousandths of tokens left
 	NoteThrottle             // retryThrottling. Name: cluster; A: thousandths of tokens left; B: thousandths of maxTokens
-	NoteHedge                // a hedge was due. Text: why it was not sent (Refused), Wait: the delay
+	NoteHedge                // a hedge was due and not sent. A: the hedge.Why; Wait: the delay
 	NoteDrain                // Trunkline drains. Wait: the time that live calls had
 	noteKinds
 )
+
+// noteNames is never written.
+var noteNames = [noteKinds]string{
+	"", "rate_limit", "global_rate_limit", "concurrency", "adaptive_concurrency", "queue", "breaker", "probe", "overload", "replay_overflow",
+	"hold_timeout", "message_size", "panic", "hopeless", "pushback", "idle_timeout", "retry_budget", "retry_throttling", "hedge", "drain",
+}
+
+// String is the kind as one word.
+func (k NoteKind) String() string {
+	if k < noteKinds {
+		return noteNames[k]
+	}
+	return "unknown"
+}
 
 // Note is something that had a say.
 type Note struct {
