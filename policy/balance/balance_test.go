@@ -120,54 +120,6 @@ func TestTheOnlyEndpointIsPickedEvenIfItIsToBeAvoided(t *testing.T) {
 	})
 }
 
-// Whatever is down and avoided and however loaded: a pick is never a dead endpoint, never the avoided one while there is
-// another, and always some endpoint while one is up.
-func FuzzAPickIsAlwaysAvailable(f *testing.F) {
-	f.Add(uint64(1), uint8(2), uint8(0))
-	f.Add(uint64(2), uint8(9), uint8(3))
-	f.Add(uint64(3), uint8(255), uint8(1))
-	f.Fuzz(func(t *testing.T, seed uint64, n, equal uint8) {
-		rnd := rand.New(rand.NewPCG(seed, 3))
-		ms := members(make([]uint32, n)...)
-		up := 0
-		for i := range ms {
-			ms[i].Weight = uint32(equal)
-			if equal == 0 {
-				ms[i].Weight = rnd.Uint32() >> rnd.IntN(32)
-			}
-			ms[i].Endpoint.InFlight.Store(rnd.Int64N(100))
-			if rnd.IntN(3) == 0 {
-				ms[i].Endpoint.MarkDown()
-			} else {
-				up++
-			}
-		}
-		for _, policy := range policies {
-			p := mustNew(t, policy, ms)
-			for range 50 {
-				var avoid *Endpoint
-				if n > 0 && rnd.IntN(2) == 0 {
-					avoid = ms[rnd.IntN(len(ms))].Endpoint
-				}
-				others := up
-				if avoid != nil && !avoid.Down() {
-					others--
-				}
-				i, why, ok := p.Pick(rnd.Uint64(), avoiding(avoid))
-				if ok != (up > 0) {
-					t.Fatalf("%s: %d up, picked %v", policy, up, ok)
-				}
-				if !ok {
-					continue
-				}
-				if e := ms[i].Endpoint; e.Down() || e == avoid && others > 0 {
-					t.Fatalf("%s: picked %s, down %v, avoided %v, %d others up (%v)", policy, e.Address, e.Down(), e == avoid, others, why)
-				}
-			}
-		}
-	})
-}
-
 func TestPickersAreSafeFromManyShards(t *testing.T) {
 	forEachPolicy(t, func(t *testing.T, policy string) {
 		ms := members(1, 2, 3, 4)
