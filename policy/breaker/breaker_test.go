@@ -113,7 +113,7 @@ func TestAFailedProbeOpensItForTwiceAsLongUpToTheMaximum(t *testing.T) {
 		now = v.OpenUntil
 		call(b, now, Fault)
 	}
-	expect(t, b, now, StateOpen, "1 call in a row failed (limit 1); then 4 probes failed")
+	expect(t, b, now, StateOpen, "1 call failed (limit 1); then 4 probes failed")
 	if v := b.View(now); v.Opened != 5 {
 		t.Fatalf("%+v", v)
 	}
@@ -161,5 +161,5 @@ func TestACallFromBeforeItOpenedSaysNothingToAHalfOpenOne(t *testing.T) {
 	call(b, 0, Fault)
 	b.Admit(5 * second)
 	b.Done(5*second, Fault, false)
-	expect(t, b, 5*second, StateHalfOpen, "1 call in a row failed (limit 1); probing: 0 of 3 succeeded, 1 under way")
+	expect(t, b, 5*second, StateHalfOpen, "1 call failed (limit 1); probing: 0 of 3 succeeded, 1 under way")
 }
