@@ -10,6 +10,7 @@ import (
 	"github.com/trunkline/trunkline/policy/limit"
 	"github.com/trunkline/trunkline/policy/outlier"
 	"github.com/trunkline/trunkline/policy/retry"
+	"go.yaml.in/yaml/v3"
 )
 
 // readCluster reads trunkline.cluster. healthService is what healthCheckConfig names: it turns active checks on, as in
@@ -165,13 +166,13 @@ func readGlobalLimits(v value) *GlobalLimits {
 	}
 	lists := o.get("descriptors")
 	items := lists.list()
-	if lists.given() && len(items) == 0 && len(lists.n.Content) == 0 {
+	if lists.given() && len(items) == 0 && lists.n.Kind == yaml.SequenceNode && len(lists.n.Content) == 0 {
 		lists.errorf("is empty: nothing would be asked")
 	}
 	for _, list := range items {
 		var entries []DescriptorEntry
 		inner := list.list()
-		if len(list.n.Content) == 0 {
+		if list.n.Kind == yaml.SequenceNode && len(list.n.Content) == 0 {
 			list.errorf("expected a list of entries such as {\"key\": \"user\", \"metadata\": \"x-user\"}")
 		}
 		for _, item := range inner {

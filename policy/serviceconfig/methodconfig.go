@@ -145,8 +145,8 @@ var (
 // have; without the list it is the old loadBalancingPolicy.
 func readLoadBalancing(o object) string {
 	list, old := o.get("loadBalancingConfig"), o.get("loadBalancingPolicy")
+	policy := old.text("")
 	if !list.given() {
-		policy := old.text("")
 		if policy == "" {
 			return ""
 		}

@@ -60,7 +60,11 @@ func ParseNode(source string, n *yaml.Node) (*Config, []Problem) {
 		}
 		return a.Column - b.Column
 	})
-	if r.failed {
+	if r.left > 0 {
+		last := r.problems[len(r.problems)-1]
+		r.problems = append(r.problems, Problem{r.source, last.Line, last.Column, "", fmt.Sprintf("and %d more problems", r.left), last.Warning})
+	}
+	if r.errors > 0 {
 		return nil, r.problems
 	}
 	return c, r.problems
@@ -136,8 +140,12 @@ func readNames(o object, seen map[name]value) map[name]value {
 		if !ok {
 			continue
 		}
+		before := o.r.errors
 		service, method := keys.get("service"), keys.get("method")
 		n := name{service.text(""), method.text("")}
+		if o.r.errors > before {
+			continue
+		}
 		if n.service == "" && n.method != "" {
 			item.errorf("names the method %q without its service: add \"service\": \"pkg.Service\"", n.method)
 			continue

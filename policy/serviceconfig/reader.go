@@ -41,13 +41,17 @@ func (p Problem) String() string {
 type reader struct {
 	source   string
 	problems []Problem
-	failed   bool
+	errors   int // among the problems, those left out included
+	left     int // problems that were left out
 	nodes    int
 }
 
 func (r *reader) problem(at *yaml.Node, path string, warning bool, message string) {
-	r.failed = r.failed || !warning
-	if len(r.problems) >= maxProblems && (warning || slices.ContainsFunc(r.problems, func(p Problem) bool { return !p.Warning })) {
+	if !warning {
+		r.errors++
+	}
+	if len(r.problems) >= maxProblems && (warning || r.errors > 1) { // the first error is told whatever came before
+		r.left++
 		return
 	}
 	r.problems = append(r.problems, Problem{r.source, max(1, at.Line), max(1, at.Column), path, message, warning})
@@ -83,6 +87,7 @@ func (v value) child(at, n *yaml.Node, path string) value {
 	switch {
 	case c.r.nodes > maxNodes:
 		if c.r.nodes == maxNodes+1 {
+			c.r.errors, c.r.problems, c.r.left = 0, nil, 0 // the rest does not matter
 			c.errorf("the document has more than %d values (an alias counts as what it stands for): too large", maxNodes)
 		}
 	case document.IsNull(n) && v.own:
@@ -137,11 +142,11 @@ func (v value) object(known ...string) (o object, ok bool) {
 
 // unknown reports a key, and returns the one that it stands for if it is meant to be read all the same.
 func (o object) unknown(c value, key string, known []string) string {
-	guess := document.Nearest(key, known)
-	if !o.own && strings.EqualFold(guess, key) {
-		c.warnf("is taken as %s, as grpc-go does; clients in other languages skip it: write %s", guess, guess)
-		return guess
+	if i := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, key) }); i >= 0 && !o.own {
+		c.warnf("is taken as %s, as grpc-go does; clients in other languages skip it: write %s", known[i], known[i])
+		return known[i]
 	}
+	guess := document.Nearest(key, known)
 	say := c.errorf
 	if !o.own {
 		say = c.warnf // a newer gRPC may know it
@@ -229,7 +234,11 @@ func (v value) integer(otherwise, low, high int64) int64 {
 		n >= low && n <= high && v.n.Value[0] != '+' {
 		return n
 	}
-	v.errorf("expected a whole number from %d to %d, without quotes, got %s", low, high, document.Describe(v.n))
+	wanted := fmt.Sprintf("from %d to %d", low, high)
+	if high >= maxCount {
+		wanted = fmt.Sprintf("from %d", low)
+	}
+	v.errorf("expected a whole number %s, got %s", wanted, document.Describe(v.n))
 	return otherwise
 }
 
@@ -246,7 +255,7 @@ func (v value) number(otherwise float64, wanted string, valid func(float64) bool
 	if f, err := strconv.ParseFloat(v.n.Value, 64); err == nil && v.n.Kind == yaml.ScalarNode && (tag == "!!int" || tag == "!!float") && valid(f) {
 		return f
 	}
-	v.errorf("expected a number %s, without quotes, got %s", wanted, document.Describe(v.n))
+	v.errorf("expected a number %s, got %s", wanted, document.Describe(v.n))
 	return otherwise
 }
 

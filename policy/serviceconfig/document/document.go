@@ -95,6 +95,9 @@ func Describe(n *yaml.Node) string {
 	if IsNull(n) {
 		return "nothing"
 	}
+	if n.ShortTag() != "!!str" {
+		return Shorten(n.Value)
+	}
 	return fmt.Sprintf("%q", Shorten(n.Value))
 }
 
