@@ -37,7 +37,7 @@ type Ejection struct {
 // disappoint:
 //   - who is out is neither judged nor compared with (Envoy; A50 is silent);
 //   - the share is kept strictly, but one of several may always be ejected (Envoy's always_eject_one_host, A50's default), and
-//     the last one that is in never is;
+//     somebody is always in: the last one is not ejected, and if it leaves the cluster another comes back;
 //   - of several outliers the worst is ejected first (they: in any order);
 //   - the multiplier goes down by one per 10 s (their default interval) or per interval, whichever is longer, and only if
 //     calls succeeded meanwhile. They take one off at each sweep, which with short intervals or little traffic forgets all
@@ -67,7 +67,7 @@ func NewDetector(s *Settings) *Detector {
 // Configure replaces the settings and keeps who is ejected and until when.
 func (d *Detector) Configure(s *Settings) { d.s = s.filled() }
 
-// Sweep ends the ejections whose time is over, judges who is in by what was recorded since the last sweep, and forgets all
+// Sweep ends the ejections whose time is over (and one more if all are out, for others left the cluster), judges who is in by what was recorded since the last sweep, and forgets all
 // about those that hosts does not name any more. The changes are the caller's.
 func (d *Detector) Sweep(now int64, hosts []Subject) (changes []Change) {
 	d.forget(hosts)
@@ -80,11 +80,14 @@ func (d *Detector) Sweep(now int64, hosts []Subject) (changes []Change) {
 		case r == nil || !r.out:
 			facts = append(facts, f)
 		case now >= r.until:
-			// What was recorded meanwhile are stragglers; a few of them must not eject it again.
-			h.Host.row.Store(0)
-			r.out, r.stepped, r.succeeded = false, now, false
-			changes = append(changes, Change{Key: h.Key, Why: fmt.Sprintf("its %v are over", time.Duration(r.until-r.since))})
+			changes = r.back(changes, now, h, fmt.Sprintf("its %v are over", time.Duration(r.until-r.since)))
 		}
+	}
+	if len(facts) == 0 && len(changes) == 0 && len(hosts) > 0 { // all others left the cluster
+		first := slices.MinFunc(hosts, func(a, b Subject) int {
+			return cmp.Or(cmp.Compare(d.records[a.Key].until, d.records[b.Key].until), cmp.Compare(a.Key, b.Key))
+		})
+		changes = d.records[first.Key].back(changes, now, first, "nobody else is left, and its ejection was the first to end")
 	}
 	for _, o := range d.s.outliers(facts, len(hosts)) {
 		changes = d.eject(changes, now, o.fact.host, o.fact.key, o.why, hosts)
@@ -117,6 +120,13 @@ func (d *Detector) Ejected() []Ejection {
 	}
 	slices.SortFunc(out, func(a, b Ejection) int { return cmp.Compare(a.Key, b.Key) })
 	return out
+}
+
+// back ends an ejection.
+func (r *record) back(changes []Change, now int64, h Subject, why string) []Change {
+	h.Host.row.Store(0) // what was recorded meanwhile are stragglers; a few of them must not eject it again
+	r.out, r.stepped, r.succeeded = false, now, false
+	return append(changes, Change{Key: h.Key, Why: why})
 }
 
 // eject takes an endpoint out unless it is out or too many are.

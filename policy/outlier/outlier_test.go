@@ -240,3 +240,13 @@ func TestNewSettingsKeepWhoIsOut(t *testing.T) {
 	c.expect(c.sweep(29*second), "")
 	c.expect(c.sweep(30*second), "in a: its 30s are over\n")
 }
+
+func TestOneComesBackWhenAllWhoWereInHaveLeft(t *testing.T) {
+	c := newCluster(t, 4, Settings{Consecutive: 1, MaxEjectedShare: 0.75})
+	for i := range 3 {
+		c.calls(i, 0, 1, 0)
+		c.trip(int64(i), i)
+	}
+	c.hosts = c.hosts[:3]
+	c.expect(c.sweep(second), "in a: nobody else is left, and its ejection was the first to end\n")
+}
