@@ -12,12 +12,12 @@ import (
 )
 
 func drawPolicy(t *rapid.T) *Policy {
-	if rapid.Uint8Range(0, 9).Draw(t, "no policy") == 0 {
+	if rapid.IntRange(0, 9).Draw(t, "no policy") == 0 {
 		return nil
 	}
-	duration := rapid.Int64Range(1, int64(time.Hour))
+	duration := rapid.Int64Range(1, 10) // so small that waits and deadlines meet
 	return &Policy{
-		MaxAttempts:       rapid.IntRange(-1, 10).Draw(t, "max attempts"),
+		MaxAttempts:       rapid.IntRange(0, 7).Draw(t, "max attempts"),
 		InitialBackoff:    time.Duration(duration.Draw(t, "initial")),
 		MaxBackoff:        time.Duration(duration.Draw(t, "max")),
 		BackoffMultiplier: rapid.Float64Range(0.001, 1000).Draw(t, "multiplier"),
@@ -25,22 +25,23 @@ func drawPolicy(t *rapid.T) *Policy {
 	}
 }
 
+// drawFailure draws mostly what is retried, so that calls get as far as their limits.
 func drawFailure(t *rapid.T) *Failure {
 	f := &Failure{
-		Evidence:   Evidence(rapid.Uint8Range(uint8(NeverSent), uint8(Ambiguous)).Draw(t, "evidence")),
-		Status:     grpc.Status(rapid.Uint32Range(0, 20).Draw(t, "status")),
+		Evidence:   rapid.SampledFrom([]Evidence{ByStatus, ByStatus, ByStatus, ByStatus, ByStatus, Ambiguous, Refused, NeverSent}).Draw(t, "evidence"),
+		Status:     rapid.SampledFrom([]grpc.Status{grpc.Unavailable, grpc.Unavailable, grpc.Unavailable, grpc.Aborted, grpc.OK, 20}).Draw(t, "status"),
 		Idempotent: rapid.Bool().Draw(t, "idempotent"),
-		Previous:   rapid.IntRange(-3, 8).Draw(t, "previous"),
-		Replayable: rapid.Uint8Range(0, 4).Draw(t, "not replayable") > 0,
+		Previous:   rapid.IntRange(-1, 4).Draw(t, "previous"),
+		Replayable: rapid.IntRange(0, 19).Draw(t, "not replayable") > 0,
 		Random:     rapid.Uint64().Draw(t, "random"),
-		Left:       time.Duration(rapid.Int64Range(-10, int64(time.Hour)).Draw(t, "left")),
+		Left:       time.Duration(rapid.Int64Range(-2, 30).Draw(t, "left")),
 	}
-	f.HasDeadline = rapid.Bool().Draw(t, "has deadline")
+	f.HasDeadline = rapid.IntRange(0, 3).Draw(t, "has deadline") == 0
 	f.PerTry = f.Evidence == Ambiguous && rapid.Bool().Draw(t, "per try")
-	f.NoRetry = rapid.Uint8Range(0, 9).Draw(t, "no retry") == 0
-	f.Local = rapid.Uint8Range(0, 9).Draw(t, "local") == 0
-	if f.HasPushback = !f.NoRetry && rapid.Bool().Draw(t, "has pushback"); f.HasPushback {
-		f.Pushback = time.Duration(rapid.Int64Range(0, math.MaxInt32).Draw(t, "pushback")) * time.Millisecond
+	f.NoRetry = rapid.IntRange(0, 19).Draw(t, "no retry") == 0
+	f.Local = rapid.IntRange(0, 19).Draw(t, "local") == 0
+	if f.HasPushback = !f.NoRetry && rapid.IntRange(0, 3).Draw(t, "has pushback") == 0; f.HasPushback {
+		f.Pushback = time.Duration(rapid.Int64Range(0, 30).Draw(t, "pushback"))
 	}
 	return f
 }
