@@ -104,7 +104,7 @@ func (s *Settings) byFailures(facts []fact, n int) (found []outlier) {
 		return nil
 	}
 	for _, f := range withVolume(facts, c.MinVolume, func(f *fact) int { return f.all }) {
-		if share := float64(f.faults) / float64(f.all); share >= c.Threshold && f.faults > 0 {
+		if share := float64(f.faults) / float64(f.all); share >= c.Threshold {
 			found = append(found, outlier{f, share, fmt.Sprintf("%d of %d calls failed in %v (%s, limit %s)",
 				f.faults, f.all, s.Interval, percent(share), percent(c.Threshold))})
 		}

@@ -90,7 +90,7 @@ func (d *Detector) Sweep(now int64, hosts []Subject) (changes []Change) {
 		changes = d.records[first.Key].back(changes, now, first, "nobody else is left, and its ejection was the first to end")
 	}
 	for _, o := range d.s.outliers(facts, len(hosts)) {
-		changes = d.eject(changes, now, o.fact.host, o.fact.key, o.why, hosts)
+		changes = d.eject(changes, now, o.fact.key, o.why, hosts)
 	}
 	d.forgive(now, facts)
 	return changes
@@ -104,7 +104,7 @@ func (d *Detector) Trip(now int64, key string, hosts []Subject) []Change {
 	}
 	for _, h := range hosts {
 		if h.Key == key {
-			return d.eject(nil, now, h.Host, key, d.s.whyConsecutive(int(h.Host.row.Load())), hosts)
+			return d.eject(nil, now, key, d.s.whyConsecutive(int(h.Host.row.Load())), hosts)
 		}
 	}
 	return nil
@@ -130,7 +130,7 @@ func (r *record) back(changes []Change, now int64, h Subject, why string) []Chan
 }
 
 // eject takes an endpoint out unless it is out or too many are.
-func (d *Detector) eject(changes []Change, now int64, h *Host, key, why string, hosts []Subject) []Change {
+func (d *Detector) eject(changes []Change, now int64, key, why string, hosts []Subject) []Change {
 	r := d.records[key]
 	if r != nil && r.out || !d.mayEject(hosts) {
 		return changes
@@ -142,7 +142,6 @@ func (d *Detector) eject(changes []Change, now int64, h *Host, key, why string, 
 	if time.Duration(r.times)*d.s.BaseEjection < d.s.MaxEjection {
 		r.times++
 	}
-	h.row.Store(0)
 	r.out, r.why, r.since = true, why, now
 	r.until = now + int64(min(time.Duration(r.times)*d.s.BaseEjection, d.s.MaxEjection))
 	return append(changes, Change{Key: key, Eject: true, Until: r.until, Why: why})

@@ -42,7 +42,7 @@ func (m *model) eject(now int64, h *modelHost) {
 	if int64(h.times)*int64(m.s.BaseEjection) < int64(m.s.MaxEjection) {
 		h.times++
 	}
-	h.out, h.row = true, 0
+	h.out = true
 	h.until = now + min(int64(h.times)*int64(m.s.BaseEjection), int64(m.s.MaxEjection))
 }
 
