@@ -36,7 +36,7 @@ func TestNoResultIsLostWhenManyCountAtOnce(t *testing.T) {
 }
 
 func TestNoMoreProbesThanPlacesWhenManyAskAtOnce(t *testing.T) {
-	for range 200 {
+	for range 1000 {
 		b := New(&Settings{Consecutive: 1, Probes: 3})
 		call(b, 0, Fault)
 		var admitted atomic.Int64
@@ -58,6 +58,16 @@ func TestNoMoreProbesThanPlacesWhenManyAskAtOnce(t *testing.T) {
 		})
 		if admitted.Load() != 6 {
 			t.Fatalf("%d probes", admitted.Load())
+		}
+		b.Done(now, Neutral, true) // one place, given long after the others
+		now = 30 * second
+		together(func(int) {
+			if ok, _ := b.Admit(now); ok {
+				admitted.Add(1)
+			}
+		})
+		if n := admitted.Load(); n != 7 {
+			t.Fatalf("%d probes", n)
 		}
 	}
 }
