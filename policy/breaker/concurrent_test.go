@@ -223,3 +223,23 @@ func BenchmarkTableGetEvicts(b *testing.B) {
 		i++
 	}
 }
+
+func TestOpeningAndClosingAtOnceLeavesTheTablesCountRight(t *testing.T) {
+	for range 300 {
+		table := NewTable(&Settings{Consecutive: 1, OpenFor: 1, MaxOpenFor: 1, Probes: 1}, 1)
+		b := table.Get("", "", 0)
+		var clock atomic.Int64
+		together(func(worker int) {
+			for i := range 200 {
+				call(b, clock.Add(2), OK+Result((worker+i)%2))
+			}
+		})
+		want := int64(0)
+		if !b.Closed() {
+			want = 1
+		}
+		if got := table.open.Load(); got != want {
+			t.Fatalf("%d, want %d", got, want)
+		}
+	}
+}
