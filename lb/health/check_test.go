@@ -302,7 +302,11 @@ func manyLost(t *testing.T, watched bool) {
 	story(t, checks(), func(r *rig) {
 		var all []string
 		var stops []func()
-		for i := range 60 {
+		n := 60
+		if !watched {
+			n = 400 // they are asked at different times
+		}
+		for i := range n {
 			all = append(all, fmt.Sprint("a:", i))
 			var h healthpb.HealthServer = newHealth("p.S", serving)
 			if !watched {
@@ -320,8 +324,8 @@ func manyLost(t *testing.T, watched bool) {
 		for _, stop := range stops {
 			stop()
 		}
-		for range 200 {
-			after(100 * time.Millisecond)
+		for range max(67, n/3) {
+			after(300 * time.Millisecond)
 			r.mu.Lock()
 			dialing := 0
 			for _, h := range r.known {
