@@ -214,9 +214,9 @@ func (c *compiler) target(st *clusterState, want func(discovery.Endpoint) bool) 
 	if t := c.targets[key]; t != nil {
 		return t
 	}
-	p, err := balance.New(st.policy, members)
+	p, err := balance.New(st.policy, members, nil)
 	if err != nil { // the config was validated: an unknown policy cannot be here
-		p, _ = balance.New("", members)
+		p, _ = balance.New("", members, nil)
 	}
 	why := ""
 	if len(eps) == 0 {
@@ -237,7 +237,7 @@ func (c *compiler) addRoute(i int, r *configv1.Route) {
 	st := c.states[r.GetCluster()]
 	var t *forward.Target
 	if st == nil {
-		p, _ := balance.New("", nil)
+		p, _ := balance.New("", nil, nil)
 		why := fmt.Sprintf("no source has found cluster %s", r.GetCluster())
 		if c.s.snapshot == nil || !c.s.snapshot.Complete {
 			why += " yet"

@@ -8,8 +8,9 @@ const prefixLen = 5
 // MessageCounter counts the length-prefixed messages of one direction of a call as its DATA passes by in pieces, without
 // keeping any of it. The zero value is ready. It does not judge: flag byte and sizes are the peers' business.
 type MessageCounter struct {
-	body   uint32 // bytes of the current body still to come; with prefix < prefixLen the length as read so far
-	prefix uint8  // bytes of the current prefix seen, 0..prefixLen; prefixLen: in a body
+	body    uint32 // bytes of the current body still to come; with prefix < prefixLen the length as read so far
+	longest uint32 // the longest length that a prefix announced
+	prefix  uint8  // bytes of the current prefix seen, 0..prefixLen; prefixLen: in a body
 }
 
 // Add takes the next payload of DATA (without padding) and returns how many messages it completed. Bodies are skipped by
@@ -23,7 +24,7 @@ func (c *MessageCounter) Add(p []byte) (n int) {
 				return n
 			}
 			p = p[c.body:]
-			*c = MessageCounter{}
+			c.body, c.prefix = 0, 0
 			n++
 			continue
 		}
@@ -38,9 +39,12 @@ func (c *MessageCounter) Add(p []byte) (n int) {
 			c.prefix++
 			p = p[1:]
 		}
-		if c.prefix == prefixLen && c.body == 0 {
-			*c = MessageCounter{}
-			n++
+		if c.prefix == prefixLen {
+			c.longest = max(c.longest, c.body)
+			if c.body == 0 {
+				c.prefix = 0
+				n++
+			}
 		}
 	}
 	return n
@@ -48,3 +52,7 @@ func (c *MessageCounter) Add(p []byte) (n int) {
 
 // Partial is true in the middle of a message: a direction that ends so was cut off.
 func (c *MessageCounter) Partial() bool { return c.prefix != 0 }
+
+// Longest is the longest length, in bytes, that a prefix has announced so far, whether or not its message has come: 0 before the
+// first whole prefix. It is the length on the wire, that is, of the message as compressed.
+func (c *MessageCounter) Longest() uint32 { return c.longest }

@@ -15,6 +15,7 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/trunkline/trunkline/lb/decision"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 	"github.com/trunkline/trunkline/proto/trunkline/admin/v1/adminv1connect"
 )
@@ -33,6 +34,10 @@ type Source interface {
 	// Explain says where a call would go. method has no leading slash and is of the form "pkg.Service/Method"; a method
 	// that nobody serves is an answer, not an error.
 	Explain(method, authority string) *adminv1.ExplainResponse
+	// Decisions are the records of finished calls, one book per shard; none if nothing is recorded.
+	Decisions() decision.Books
+	// Policies are the clusters' policies and their state, sorted by cluster.
+	Policies() *adminv1.GetPoliciesResponse
 	// StartDrain begins the drain and returns at once; already is true if one was under way.
 	StartDrain() (already bool, streams uint64)
 	// Changed is closed at the next change of generation, snapshot, readiness or drain. Ask for it before reading what it

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/trunkline/trunkline/lb/decision"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 )
 
@@ -23,6 +24,7 @@ type fake struct {
 	status  *adminv1.Status // guarded by mu
 	changed chan struct{}   // guarded by mu; closed at each change
 	drains  int             // guarded by mu
+	books   decision.Books
 }
 
 func newFake() *fake {
@@ -95,6 +97,13 @@ func (f *fake) Connections() []*adminv1.Connection {
 func (f *fake) Explain(method, authority string) *adminv1.ExplainResponse {
 	return &adminv1.ExplainResponse{Method: method, Authority: authority, Cluster: "a", Route: f.Routes()[0],
 		Steps: []*adminv1.ExplainStep{{Route: f.Routes()[0], Matched: true, Chosen: true}}}
+}
+
+func (f *fake) Decisions() decision.Books { return f.books }
+
+func (f *fake) Policies() *adminv1.GetPoliciesResponse {
+	return &adminv1.GetPoliciesResponse{Clusters: []*adminv1.ClusterPolicies{{Cluster: "a", Breakers: []*adminv1.Breaker{
+		{Endpoint: "127.0.0.1:2", State: adminv1.BreakerState_BREAKER_STATE_OPEN, Reason: "5 calls failed in a row"}}}}}
 }
 
 // serve runs a Server on a free loopback port until the test ends, and returns its address.

@@ -59,16 +59,16 @@ const maxSticky = 8
 func (f *Forwarder) pick(t *Target, avoid *upstream.Endpoint) (*upstream.Endpoint, balance.Reason, bool) {
 	st := &t.sticky[f.shard.ID]
 	if st.left > 0 && st.round == f.shard.Round() && avoid == nil {
-		if ep := t.Endpoints[st.member]; !ep.Down() {
+		if ep := t.Endpoints[st.member]; ep.Ready() {
 			st.left--
 			return ep, balance.ReasonP2CLessLoaded, true
 		}
 	}
-	var not *balance.Endpoint
+	var ask *balance.Ask
 	if avoid != nil {
-		not = avoid.Endpoint
+		ask = &balance.Ask{Avoid: []*balance.Endpoint{avoid.Endpoint}}
 	}
-	i, why, ok := t.Picker.Pick(f.shard.Rand(), not)
+	i, why, ok := t.Picker.Pick(f.shard.Rand(), ask)
 	if !ok {
 		return nil, why, false
 	}

@@ -319,11 +319,11 @@ type inTurn struct {
 	n       int
 }
 
-func (p *inTurn) Pick(_ uint64, avoid *balance.Endpoint) (int, balance.Reason, bool) {
+func (p *inTurn) Pick(_ uint64, ask *balance.Ask) (int, balance.Reason, bool) {
 	for range p.members {
 		i := p.n % len(p.members)
 		p.n++
-		if e := p.members[i].Endpoint; !e.Down() && (e != avoid || len(p.members) == 1) {
+		if e := p.members[i].Endpoint; !e.Down() && (ask == nil || !slices.Contains(ask.Avoid, e) || len(p.members) == 1) {
 			return i, balance.ReasonRoundRobin, true
 		}
 	}

@@ -4,6 +4,7 @@ import "math/bits"
 
 // leastRequest is the power of two choices: draw two members in proportion to their weights, take the less loaded.
 type leastRequest struct {
+	group   *Group   // set once in newLeastRequest
 	members []Member // set once in newLeastRequest
 	// ends are the running sums of the weights, for drawing; nil when all weights are equal. set once in newLeastRequest
 	ends  []uint64
@@ -14,8 +15,8 @@ type leastRequest struct {
 	shift uint
 }
 
-func newLeastRequest(members []Member) *leastRequest {
-	p := &leastRequest{members: members, total: uint64(len(members))}
+func newLeastRequest(members []Member, g *Group) *leastRequest {
+	p := &leastRequest{group: g, members: members, total: uint64(len(members))}
 	for _, m := range members {
 		if m.Weight != members[0].Weight {
 			p.weigh()
@@ -49,38 +50,74 @@ func (p *leastRequest) weigh() {
 func (p *leastRequest) Members() []Member { return p.members }
 func (p *leastRequest) Policy() string    { return LeastRequest }
 
-func (p *leastRequest) Pick(rnd uint64, avoid *Endpoint) (int, Reason, bool) {
+// Pick: the way of nearly all calls is the first half.
+func (p *leastRequest) Pick(rnd uint64, ask *Ask) (int, Reason, bool) {
 	if len(p.members) < 2 {
-		if len(p.members) == 0 || !available(p.members[0].Endpoint) {
-			return 0, ReasonNone, false
-		}
-		return 0, ReasonOnlyOne, true
+		return single(p.members, p.group, ask)
 	}
-	a, b := p.draw(rnd)
-	ea, eb := p.members[a].Endpoint, p.members[b].Endpoint
-	okA, okB := available(ea) && ea != avoid, available(eb) && eb != avoid
-	switch {
-	case okA && okB:
-		if p.lessLoaded(b, a) {
-			return b, ReasonP2CLessLoaded, true
+	if ask == nil {
+		a, b := p.draw(rnd)
+		if p.members[a].Endpoint.state.Load()|p.members[b].Endpoint.state.Load() == 0 {
+			return p.ofTwo(a, b)
 		}
-		if p.lessLoaded(a, b) {
-			return a, ReasonP2CLessLoaded, true
-		}
-		return a, ReasonP2CTie, true
-	case okA:
-		return a, otherReason(eb, avoid), true
-	case okB:
-		return b, otherReason(ea, avoid), true
 	}
-	return p.scan(a, avoid)
+	return p.search(rnd, ask)
 }
 
-func otherReason(other, avoid *Endpoint) Reason {
-	if other == avoid {
-		return ReasonP2COtherAvoided
+// ofTwo is the choice between two that are fit.
+func (p *leastRequest) ofTwo(a, b int) (int, Reason, bool) {
+	if p.lessLoaded(b, a) {
+		return b, ReasonP2CLessLoaded, true
 	}
-	return ReasonP2COtherDown
+	if p.lessLoaded(a, b) {
+		return a, ReasonP2CLessLoaded, true
+	}
+	return a, ReasonP2CTie, true
+}
+
+// draws bounds how often two are drawn because those drawn before warm up and were not accepted. In the last draw they are
+// measured against each other only: where nearly all warm up, they get the calls, rather than few that are warm.
+const draws = 4
+
+// search is a pick in which something stands against somebody. It draws as Pick does, so the choice is the same as long as
+// those two are fit.
+func (p *leastRequest) search(rnd uint64, ask *Ask) (int, Reason, bool) {
+	q := newQuery(p.members, p.group, rnd, ask)
+	a, b := p.draw(rnd)
+	for n := range draws {
+		limit := 1000
+		if n > 0 {
+			a, b = p.draw(q.next())
+		}
+		if n == draws-1 {
+			limit = max(p.members[a].Endpoint.Warm(), p.members[b].Endpoint.Warm())
+		}
+		fa, fb := q.fate(a, limit, ordinary), q.fate(b, limit, ordinary)
+		if fa == fit && fb == fit {
+			i, why, _ := p.ofTwo(a, b)
+			if q.open(i) {
+				return q.take(i, why)
+			}
+			if other := a + b - i; q.open(other) {
+				return q.take(other, ReasonP2COtherClosed)
+			}
+			break
+		}
+		if fa == fit || fb == fit {
+			i, other := a, fb
+			if fa != fit {
+				i, other = b, fa
+			}
+			if q.open(i) {
+				return q.take(i, otherReasons[other])
+			}
+			break
+		}
+		if fa != warming && fb != warming {
+			break
+		}
+	}
+	return p.scan(&q, a)
 }
 
 // draw returns two different members. The product of rnd and a number has the draw in its high word and fresh randomness,
@@ -131,27 +168,22 @@ func (p *leastRequest) lessLoaded(a, b int) bool {
 	return la*wb < lb*wa && (la+1)*wb < (lb+1)*wa
 }
 
-// scan is for the case that both drawn are not available: the least loaded of all that are, from start on.
-func (p *leastRequest) scan(start int, avoid *Endpoint) (int, Reason, bool) {
-	best, avoided := -1, -1
-	for k := range p.members {
-		i := start + k
-		if i >= len(p.members) {
-			i -= len(p.members)
+// scan is for the case that none of those drawn will do: the least loaded of all that are fit, from start on.
+func (p *leastRequest) scan(q *query, start int) (int, Reason, bool) {
+	for how, why := range [efforts]Reason{ReasonScanAvailable, ReasonOnlyWarming, ReasonOnlyAvoided} {
+		best := -1
+		for k := range p.members {
+			i := start + k
+			if i >= len(p.members) {
+				i -= len(p.members)
+			}
+			if q.fate(i, 1000, effort(how)) == fit && (best < 0 || p.lessLoaded(i, best)) && q.open(i) {
+				best = i
+			}
 		}
-		switch e := p.members[i].Endpoint; {
-		case !available(e):
-		case e == avoid:
-			avoided = i
-		case best < 0 || p.lessLoaded(i, best):
-			best = i
+		if best >= 0 {
+			return q.take(best, why)
 		}
 	}
-	switch {
-	case best >= 0:
-		return best, ReasonScanAvailable, true
-	case avoided >= 0:
-		return avoided, ReasonOnlyAvoided, true
-	}
-	return 0, ReasonNone, false
+	return q.none()
 }

@@ -48,7 +48,7 @@ func TestADrawFindsItsStretch(t *testing.T) {
 			}
 		}
 		weights[0], weights[1] = 1, 2 // never all equal
-		p := newLeastRequest(members(weights...))
+		p := newLeastRequest(members(weights...), nil)
 		walk := func(x uint64) (i int) {
 			for ; p.ends[i] <= x; i++ {
 			}
@@ -104,7 +104,7 @@ func TestReasonsSayWhatHappenedToTheOther(t *testing.T) {
 	if _, why, _ := p.Pick(1, nil); why != ReasonP2CTie {
 		t.Error(why)
 	}
-	if i, why, _ := p.Pick(1, ms[0].Endpoint); i != 1 || why != ReasonP2COtherAvoided {
+	if i, why, _ := p.Pick(1, avoiding(ms[0].Endpoint)); i != 1 || why != ReasonP2COtherAvoided {
 		t.Error(i, why)
 	}
 	ms[1].Endpoint.MarkDown()

@@ -5,6 +5,7 @@ import "sync/atomic"
 // roundRobin takes turns in a fixed order in which each member appears as often as its weight says, spread out (nginx's
 // smooth weighted round robin). The order is computed once, so that a turn is one atomic addition.
 type roundRobin struct {
+	group   *Group        // set once in newRoundRobin
 	members []Member      // set once in newRoundRobin
 	order   []uint32      // indices into members, one cycle. set once in newRoundRobin
 	turn    atomic.Uint64 // atomic: turns taken
@@ -14,19 +15,16 @@ type roundRobin struct {
 // common divisor) are scaled down, to 1 at least. A cluster of more than maxOrder/2 members gets two turns per member.
 const maxOrder = 4096
 
-func newRoundRobin(members []Member) *roundRobin {
-	return &roundRobin{members: members, order: smoothOrder(members)}
+func newRoundRobin(members []Member, g *Group) *roundRobin {
+	return &roundRobin{group: g, members: members, order: smoothOrder(members)}
 }
 
 func (p *roundRobin) Members() []Member { return p.members }
 func (p *roundRobin) Policy() string    { return RoundRobin }
 
-func (p *roundRobin) Pick(rnd uint64, avoid *Endpoint) (int, Reason, bool) {
+func (p *roundRobin) Pick(rnd uint64, ask *Ask) (int, Reason, bool) {
 	if len(p.members) < 2 {
-		if len(p.members) == 0 || !available(p.members[0].Endpoint) {
-			return 0, ReasonNone, false
-		}
-		return 0, ReasonOnlyOne, true
+		return single(p.members, p.group, ask)
 	}
 	turn := p.turn.Add(1) - 1
 	if turn == 0 {
@@ -34,30 +32,37 @@ func (p *roundRobin) Pick(rnd uint64, avoid *Endpoint) (int, Reason, bool) {
 		turn = rnd % uint64(len(p.order))
 		p.turn.Add(turn)
 	}
-	avoided := -1
 	at := int(turn % uint64(len(p.order)))
-	for skipped := range p.order {
-		i := int(p.order[at])
-		switch e := p.members[i].Endpoint; {
-		case !available(e):
-		case e == avoid:
-			avoided = i
-		case skipped == 0:
-			return i, ReasonRoundRobin, true
-		default:
-			// The turns of those passed over are used up. If they were not, this one would be next again and carry the
-			// load of all of them.
-			p.turn.Add(uint64(skipped))
-			return i, ReasonRoundRobinSkipped, true
-		}
-		if at++; at == len(p.order) {
-			at = 0
+	if i := int(p.order[at]); ask == nil && p.members[i].Endpoint.Ready() {
+		return i, ReasonRoundRobin, true
+	}
+	return p.search(at, rnd, ask)
+}
+
+// search looks for the next who will do, from a place in the order on.
+func (p *roundRobin) search(start int, rnd uint64, ask *Ask) (int, Reason, bool) {
+	q := newQuery(p.members, p.group, rnd, ask)
+	for how, why := range [efforts]Reason{ReasonRoundRobin, ReasonOnlyWarming, ReasonOnlyAvoided} {
+		at := start
+		for skipped := range p.order {
+			i := int(p.order[at])
+			if q.fate(i, 1000, effort(how)) == fit && q.open(i) {
+				if skipped > 0 {
+					// The turns of those passed over are used up. If they were not, this one would be next again and carry
+					// the load of all of them.
+					p.turn.Add(uint64(skipped))
+					if why == ReasonRoundRobin {
+						why = ReasonRoundRobinSkipped
+					}
+				}
+				return q.take(i, why)
+			}
+			if at++; at == len(p.order) {
+				at = 0
+			}
 		}
 	}
-	if avoided >= 0 {
-		return avoided, ReasonOnlyAvoided, true
-	}
-	return 0, ReasonNone, false
+	return q.none()
 }
 
 // smoothOrder is one cycle of nginx's smooth weighted round robin: each step adds every weight to its member's balance, picks

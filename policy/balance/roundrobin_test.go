@@ -7,11 +7,11 @@ import (
 	"testing"
 )
 
-func order(t *testing.T, p Picker, n int, avoid *Endpoint) string {
+func order(t *testing.T, p Picker, n int, ask *Ask) string {
 	t.Helper()
 	var b strings.Builder
 	for range n {
-		i, _, ok := p.Pick(0, avoid)
+		i, _, ok := p.Pick(0, ask)
 		if !ok {
 			t.Fatal("nothing picked")
 		}
@@ -75,7 +75,7 @@ func TestTheTurnsOfADeadEndpointAreSharedByAll(t *testing.T) {
 		t.Errorf("got %s: the next one carries the dead ones' load", got)
 	}
 	ms[1].Endpoint.MarkUp()
-	if got := order(t, p, 6, ms[0].Endpoint); strings.Contains(got, "a") || strings.Count(got, "b") != 3 {
+	if got := order(t, p, 6, avoiding(ms[0].Endpoint)); strings.Contains(got, "a") || strings.Count(got, "b") != 3 {
 		t.Errorf("avoiding a: %s", got)
 	}
 }
@@ -112,6 +112,6 @@ func BenchmarkNewRoundRobin(b *testing.B) {
 		ms[i].Weight = uint32(1 + i%100)
 	}
 	for b.Loop() {
-		newRoundRobin(ms)
+		newRoundRobin(ms, nil)
 	}
 }

@@ -816,6 +816,261 @@ func (x *Candidate) GetReason() string {
 	return ""
 }
 
+type ExplainCallRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which calls; the last 20 failed or slow ones if nothing is said.
+	//
+	// Types that are valid to be assigned to Which:
+	//
+	//	*ExplainCallRequest_TraceId
+	//	*ExplainCallRequest_LastErrors
+	//	*ExplainCallRequest_Last
+	Which isExplainCallRequest_Which `protobuf_oneof:"which"`
+	// Only calls of "pkg.Service/Method", or of all methods of "pkg.Service"; empty for every one.
+	Method        string `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainCallRequest) Reset() {
+	*x = ExplainCallRequest{}
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainCallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainCallRequest) ProtoMessage() {}
+
+func (x *ExplainCallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainCallRequest.ProtoReflect.Descriptor instead.
+func (*ExplainCallRequest) Descriptor() ([]byte, []int) {
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainCallRequest) GetWhich() isExplainCallRequest_Which {
+	if x != nil {
+		return x.Which
+	}
+	return nil
+}
+
+func (x *ExplainCallRequest) GetTraceId() string {
+	if x != nil {
+		if x, ok := x.Which.(*ExplainCallRequest_TraceId); ok {
+			return x.TraceId
+		}
+	}
+	return ""
+}
+
+func (x *ExplainCallRequest) GetLastErrors() uint32 {
+	if x != nil {
+		if x, ok := x.Which.(*ExplainCallRequest_LastErrors); ok {
+			return x.LastErrors
+		}
+	}
+	return 0
+}
+
+func (x *ExplainCallRequest) GetLast() uint32 {
+	if x != nil {
+		if x, ok := x.Which.(*ExplainCallRequest_Last); ok {
+			return x.Last
+		}
+	}
+	return 0
+}
+
+func (x *ExplainCallRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+type isExplainCallRequest_Which interface {
+	isExplainCallRequest_Which()
+}
+
+type ExplainCallRequest_TraceId struct {
+	// 32 hex digits, as in the client's traceparent. Calls that nobody sampled are found, too.
+	TraceId string `protobuf:"bytes,1,opt,name=trace_id,json=traceId,proto3,oneof"`
+}
+
+type ExplainCallRequest_LastErrors struct {
+	// So many failed or slow calls, the latest first: 20 if zero, never more than 500.
+	LastErrors uint32 `protobuf:"varint,2,opt,name=last_errors,json=lastErrors,proto3,oneof"`
+}
+
+type ExplainCallRequest_Last struct {
+	// So many calls of any kind, the latest first: 20 if zero, never more than 500.
+	Last uint32 `protobuf:"varint,3,opt,name=last,proto3,oneof"`
+}
+
+func (*ExplainCallRequest_TraceId) isExplainCallRequest_Which() {}
+
+func (*ExplainCallRequest_LastErrors) isExplainCallRequest_Which() {}
+
+func (*ExplainCallRequest_Last) isExplainCallRequest_Which() {}
+
+type ExplainCallResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The latest first.
+	Decisions []*Decision `protobuf:"bytes,1,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// Why there are none, in words; empty if there are some.
+	Note          string `protobuf:"bytes,2,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainCallResponse) Reset() {
+	*x = ExplainCallResponse{}
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainCallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainCallResponse) ProtoMessage() {}
+
+func (x *ExplainCallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainCallResponse.ProtoReflect.Descriptor instead.
+func (*ExplainCallResponse) Descriptor() ([]byte, []int) {
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ExplainCallResponse) GetDecisions() []*Decision {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+func (x *ExplainCallResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type GetPoliciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPoliciesRequest) Reset() {
+	*x = GetPoliciesRequest{}
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPoliciesRequest) ProtoMessage() {}
+
+func (x *GetPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*GetPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+type GetPoliciesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by name.
+	Clusters      []*ClusterPolicies `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Overload      *Overload          `protobuf:"bytes,2,opt,name=overload,proto3" json:"overload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPoliciesResponse) Reset() {
+	*x = GetPoliciesResponse{}
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPoliciesResponse) ProtoMessage() {}
+
+func (x *GetPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*GetPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GetPoliciesResponse) GetClusters() []*ClusterPolicies {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *GetPoliciesResponse) GetOverload() *Overload {
+	if x != nil {
+		return x.Overload
+	}
+	return nil
+}
+
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -824,7 +1079,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +1091,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +1104,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 type DrainResponse struct {
@@ -864,7 +1119,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1131,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1144,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DrainResponse) GetAlreadyDraining() bool {
@@ -916,7 +1171,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1183,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1196,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchRequest) GetInterval() *durationpb.Duration {
@@ -960,7 +1215,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1227,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1240,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchResponse) GetStatus() *Status {
@@ -999,7 +1254,7 @@ var File_trunkline_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1etrunkline/admin/v1/admin.proto\x12\x12trunkline.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etrunkline/admin/v1/state.proto\"\x12\n" +
+	"\x1etrunkline/admin/v1/admin.proto\x12\x12trunkline.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a!trunkline/admin/v1/decision.proto\x1a!trunkline/admin/v1/policies.proto\x1a\x1etrunkline/admin/v1/state.proto\"\x12\n" +
 	"\x10GetStatusRequest\"G\n" +
 	"\x11GetStatusResponse\x122\n" +
 	"\x06status\x18\x01 \x01(\v2\x1a.trunkline.admin.v1.StatusR\x06status\"\x13\n" +
@@ -1050,7 +1305,21 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"has_method\x18\x05 \x01(\bR\thasMethod\x12\x1a\n" +
 	"\beligible\x18\x06 \x01(\bR\beligible\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\"\x0e\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"\x8b\x01\n" +
+	"\x12ExplainCallRequest\x12\x1b\n" +
+	"\btrace_id\x18\x01 \x01(\tH\x00R\atraceId\x12!\n" +
+	"\vlast_errors\x18\x02 \x01(\rH\x00R\n" +
+	"lastErrors\x12\x14\n" +
+	"\x04last\x18\x03 \x01(\rH\x00R\x04last\x12\x16\n" +
+	"\x06method\x18\x04 \x01(\tR\x06methodB\a\n" +
+	"\x05which\"e\n" +
+	"\x13ExplainCallResponse\x12:\n" +
+	"\tdecisions\x18\x01 \x03(\v2\x1c.trunkline.admin.v1.DecisionR\tdecisions\x12\x12\n" +
+	"\x04note\x18\x02 \x01(\tR\x04note\"\x14\n" +
+	"\x12GetPoliciesRequest\"\x90\x01\n" +
+	"\x13GetPoliciesResponse\x12?\n" +
+	"\bclusters\x18\x01 \x03(\v2#.trunkline.admin.v1.ClusterPoliciesR\bclusters\x128\n" +
+	"\boverload\x18\x02 \x01(\v2\x1c.trunkline.admin.v1.OverloadR\boverload\"\x0e\n" +
 	"\fDrainRequest\"T\n" +
 	"\rDrainResponse\x12)\n" +
 	"\x10already_draining\x18\x01 \x01(\bR\x0falreadyDraining\x12\x18\n" +
@@ -1058,7 +1327,7 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\fWatchRequest\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\"C\n" +
 	"\rWatchResponse\x122\n" +
-	"\x06status\x18\x01 \x01(\v2\x1a.trunkline.admin.v1.StatusR\x06status2\x89\x06\n" +
+	"\x06status\x18\x01 \x01(\v2\x1a.trunkline.admin.v1.StatusR\x06status2\xd3\a\n" +
 	"\fAdminService\x12]\n" +
 	"\tGetStatus\x12$.trunkline.admin.v1.GetStatusRequest\x1a%.trunkline.admin.v1.GetStatusResponse\"\x03\x90\x02\x01\x12`\n" +
 	"\n" +
@@ -1066,7 +1335,9 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\fListClusters\x12'.trunkline.admin.v1.ListClustersRequest\x1a(.trunkline.admin.v1.ListClustersResponse\"\x03\x90\x02\x01\x12c\n" +
 	"\vListStreams\x12&.trunkline.admin.v1.ListStreamsRequest\x1a'.trunkline.admin.v1.ListStreamsResponse\"\x03\x90\x02\x01\x12o\n" +
 	"\x0fListConnections\x12*.trunkline.admin.v1.ListConnectionsRequest\x1a+.trunkline.admin.v1.ListConnectionsResponse\"\x03\x90\x02\x01\x12W\n" +
-	"\aExplain\x12\".trunkline.admin.v1.ExplainRequest\x1a#.trunkline.admin.v1.ExplainResponse\"\x03\x90\x02\x01\x12L\n" +
+	"\aExplain\x12\".trunkline.admin.v1.ExplainRequest\x1a#.trunkline.admin.v1.ExplainResponse\"\x03\x90\x02\x01\x12c\n" +
+	"\vExplainCall\x12&.trunkline.admin.v1.ExplainCallRequest\x1a'.trunkline.admin.v1.ExplainCallResponse\"\x03\x90\x02\x01\x12c\n" +
+	"\vGetPolicies\x12&.trunkline.admin.v1.GetPoliciesRequest\x1a'.trunkline.admin.v1.GetPoliciesResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\x05Drain\x12 .trunkline.admin.v1.DrainRequest\x1a!.trunkline.admin.v1.DrainResponse\x12S\n" +
 	"\x05Watch\x12 .trunkline.admin.v1.WatchRequest\x1a!.trunkline.admin.v1.WatchResponse\"\x03\x90\x02\x010\x01BAZ?github.com/trunkline/trunkline/proto/trunkline/admin/v1;adminv1b\x06proto3"
 
@@ -1082,7 +1353,7 @@ func file_trunkline_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_trunkline_admin_v1_admin_proto_rawDescData
 }
 
-var file_trunkline_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_trunkline_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_trunkline_admin_v1_admin_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),        // 0: trunkline.admin.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),       // 1: trunkline.admin.v1.GetStatusResponse
@@ -1098,56 +1369,70 @@ var file_trunkline_admin_v1_admin_proto_goTypes = []any{
 	(*ExplainResponse)(nil),         // 11: trunkline.admin.v1.ExplainResponse
 	(*ExplainStep)(nil),             // 12: trunkline.admin.v1.ExplainStep
 	(*Candidate)(nil),               // 13: trunkline.admin.v1.Candidate
-	(*DrainRequest)(nil),            // 14: trunkline.admin.v1.DrainRequest
-	(*DrainResponse)(nil),           // 15: trunkline.admin.v1.DrainResponse
-	(*WatchRequest)(nil),            // 16: trunkline.admin.v1.WatchRequest
-	(*WatchResponse)(nil),           // 17: trunkline.admin.v1.WatchResponse
-	(*Status)(nil),                  // 18: trunkline.admin.v1.Status
-	(*Route)(nil),                   // 19: trunkline.admin.v1.Route
-	(*Cluster)(nil),                 // 20: trunkline.admin.v1.Cluster
-	(*Conflict)(nil),                // 21: trunkline.admin.v1.Conflict
-	(*DiscoverySource)(nil),         // 22: trunkline.admin.v1.DiscoverySource
-	(*Stream)(nil),                  // 23: trunkline.admin.v1.Stream
-	(*Connection)(nil),              // 24: trunkline.admin.v1.Connection
-	(EndpointState)(0),              // 25: trunkline.admin.v1.EndpointState
-	(*durationpb.Duration)(nil),     // 26: google.protobuf.Duration
+	(*ExplainCallRequest)(nil),      // 14: trunkline.admin.v1.ExplainCallRequest
+	(*ExplainCallResponse)(nil),     // 15: trunkline.admin.v1.ExplainCallResponse
+	(*GetPoliciesRequest)(nil),      // 16: trunkline.admin.v1.GetPoliciesRequest
+	(*GetPoliciesResponse)(nil),     // 17: trunkline.admin.v1.GetPoliciesResponse
+	(*DrainRequest)(nil),            // 18: trunkline.admin.v1.DrainRequest
+	(*DrainResponse)(nil),           // 19: trunkline.admin.v1.DrainResponse
+	(*WatchRequest)(nil),            // 20: trunkline.admin.v1.WatchRequest
+	(*WatchResponse)(nil),           // 21: trunkline.admin.v1.WatchResponse
+	(*Status)(nil),                  // 22: trunkline.admin.v1.Status
+	(*Route)(nil),                   // 23: trunkline.admin.v1.Route
+	(*Cluster)(nil),                 // 24: trunkline.admin.v1.Cluster
+	(*Conflict)(nil),                // 25: trunkline.admin.v1.Conflict
+	(*DiscoverySource)(nil),         // 26: trunkline.admin.v1.DiscoverySource
+	(*Stream)(nil),                  // 27: trunkline.admin.v1.Stream
+	(*Connection)(nil),              // 28: trunkline.admin.v1.Connection
+	(EndpointState)(0),              // 29: trunkline.admin.v1.EndpointState
+	(*Decision)(nil),                // 30: trunkline.admin.v1.Decision
+	(*ClusterPolicies)(nil),         // 31: trunkline.admin.v1.ClusterPolicies
+	(*Overload)(nil),                // 32: trunkline.admin.v1.Overload
+	(*durationpb.Duration)(nil),     // 33: google.protobuf.Duration
 }
 var file_trunkline_admin_v1_admin_proto_depIdxs = []int32{
-	18, // 0: trunkline.admin.v1.GetStatusResponse.status:type_name -> trunkline.admin.v1.Status
-	19, // 1: trunkline.admin.v1.ListRoutesResponse.routes:type_name -> trunkline.admin.v1.Route
-	20, // 2: trunkline.admin.v1.ListClustersResponse.clusters:type_name -> trunkline.admin.v1.Cluster
-	21, // 3: trunkline.admin.v1.ListClustersResponse.conflicts:type_name -> trunkline.admin.v1.Conflict
-	22, // 4: trunkline.admin.v1.ListClustersResponse.sources:type_name -> trunkline.admin.v1.DiscoverySource
-	23, // 5: trunkline.admin.v1.ListStreamsResponse.streams:type_name -> trunkline.admin.v1.Stream
-	24, // 6: trunkline.admin.v1.ListConnectionsResponse.connections:type_name -> trunkline.admin.v1.Connection
+	22, // 0: trunkline.admin.v1.GetStatusResponse.status:type_name -> trunkline.admin.v1.Status
+	23, // 1: trunkline.admin.v1.ListRoutesResponse.routes:type_name -> trunkline.admin.v1.Route
+	24, // 2: trunkline.admin.v1.ListClustersResponse.clusters:type_name -> trunkline.admin.v1.Cluster
+	25, // 3: trunkline.admin.v1.ListClustersResponse.conflicts:type_name -> trunkline.admin.v1.Conflict
+	26, // 4: trunkline.admin.v1.ListClustersResponse.sources:type_name -> trunkline.admin.v1.DiscoverySource
+	27, // 5: trunkline.admin.v1.ListStreamsResponse.streams:type_name -> trunkline.admin.v1.Stream
+	28, // 6: trunkline.admin.v1.ListConnectionsResponse.connections:type_name -> trunkline.admin.v1.Connection
 	12, // 7: trunkline.admin.v1.ExplainResponse.steps:type_name -> trunkline.admin.v1.ExplainStep
-	19, // 8: trunkline.admin.v1.ExplainResponse.route:type_name -> trunkline.admin.v1.Route
+	23, // 8: trunkline.admin.v1.ExplainResponse.route:type_name -> trunkline.admin.v1.Route
 	13, // 9: trunkline.admin.v1.ExplainResponse.candidates:type_name -> trunkline.admin.v1.Candidate
-	19, // 10: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
-	25, // 11: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
-	26, // 12: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	18, // 13: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
-	0,  // 14: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
-	2,  // 15: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
-	4,  // 16: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
-	6,  // 17: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
-	8,  // 18: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
-	10, // 19: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
-	14, // 20: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
-	16, // 21: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
-	1,  // 22: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
-	3,  // 23: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
-	5,  // 24: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
-	7,  // 25: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
-	9,  // 26: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
-	11, // 27: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
-	15, // 28: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
-	17, // 29: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	23, // 10: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
+	29, // 11: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
+	30, // 12: trunkline.admin.v1.ExplainCallResponse.decisions:type_name -> trunkline.admin.v1.Decision
+	31, // 13: trunkline.admin.v1.GetPoliciesResponse.clusters:type_name -> trunkline.admin.v1.ClusterPolicies
+	32, // 14: trunkline.admin.v1.GetPoliciesResponse.overload:type_name -> trunkline.admin.v1.Overload
+	33, // 15: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	22, // 16: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
+	0,  // 17: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
+	2,  // 18: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
+	4,  // 19: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
+	6,  // 20: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
+	8,  // 21: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
+	10, // 22: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
+	14, // 23: trunkline.admin.v1.AdminService.ExplainCall:input_type -> trunkline.admin.v1.ExplainCallRequest
+	16, // 24: trunkline.admin.v1.AdminService.GetPolicies:input_type -> trunkline.admin.v1.GetPoliciesRequest
+	18, // 25: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
+	20, // 26: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
+	1,  // 27: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
+	3,  // 28: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
+	5,  // 29: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
+	7,  // 30: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
+	9,  // 31: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
+	11, // 32: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
+	15, // 33: trunkline.admin.v1.AdminService.ExplainCall:output_type -> trunkline.admin.v1.ExplainCallResponse
+	17, // 34: trunkline.admin.v1.AdminService.GetPolicies:output_type -> trunkline.admin.v1.GetPoliciesResponse
+	19, // 35: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
+	21, // 36: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
+	27, // [27:37] is the sub-list for method output_type
+	17, // [17:27] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_admin_v1_admin_proto_init() }
@@ -1155,14 +1440,21 @@ func file_trunkline_admin_v1_admin_proto_init() {
 	if File_trunkline_admin_v1_admin_proto != nil {
 		return
 	}
+	file_trunkline_admin_v1_decision_proto_init()
+	file_trunkline_admin_v1_policies_proto_init()
 	file_trunkline_admin_v1_state_proto_init()
+	file_trunkline_admin_v1_admin_proto_msgTypes[14].OneofWrappers = []any{
+		(*ExplainCallRequest_TraceId)(nil),
+		(*ExplainCallRequest_LastErrors)(nil),
+		(*ExplainCallRequest_Last)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trunkline_admin_v1_admin_proto_rawDesc), len(file_trunkline_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -48,6 +48,12 @@ const (
 	AdminServiceListConnectionsProcedure = "/trunkline.admin.v1.AdminService/ListConnections"
 	// AdminServiceExplainProcedure is the fully-qualified name of the AdminService's Explain RPC.
 	AdminServiceExplainProcedure = "/trunkline.admin.v1.AdminService/Explain"
+	// AdminServiceExplainCallProcedure is the fully-qualified name of the AdminService's ExplainCall
+	// RPC.
+	AdminServiceExplainCallProcedure = "/trunkline.admin.v1.AdminService/ExplainCall"
+	// AdminServiceGetPoliciesProcedure is the fully-qualified name of the AdminService's GetPolicies
+	// RPC.
+	AdminServiceGetPoliciesProcedure = "/trunkline.admin.v1.AdminService/GetPolicies"
 	// AdminServiceDrainProcedure is the fully-qualified name of the AdminService's Drain RPC.
 	AdminServiceDrainProcedure = "/trunkline.admin.v1.AdminService/Drain"
 	// AdminServiceWatchProcedure is the fully-qualified name of the AdminService's Watch RPC.
@@ -68,6 +74,11 @@ type AdminServiceClient interface {
 	ListConnections(context.Context, *connect.Request[v1.ListConnectionsRequest]) (*connect.Response[v1.ListConnectionsResponse], error)
 	// Explain says where a call of a method would go now, and why, without sending one.
 	Explain(context.Context, *connect.Request[v1.ExplainRequest]) (*connect.Response[v1.ExplainResponse], error)
+	// ExplainCall tells how calls that have finished were decided: where they went, why, and what to change. The last calls are
+	// remembered, and for longer those that failed, were slow or needed more than one attempt.
+	ExplainCall(context.Context, *connect.Request[v1.ExplainCallRequest]) (*connect.Response[v1.ExplainCallResponse], error)
+	// GetPolicies shows the policies in force and their state now: service configs, breakers, health, budgets, limits.
+	GetPolicies(context.Context, *connect.Request[v1.GetPoliciesRequest]) (*connect.Response[v1.GetPoliciesResponse], error)
 	// Drain begins what SIGTERM begins: clients are told to go elsewhere, live streams run to their end, bounded by the
 	// configured time, and the process exits. It answers at once and cannot be undone.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -128,6 +139,20 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		explainCall: connect.NewClient[v1.ExplainCallRequest, v1.ExplainCallResponse](
+			httpClient,
+			baseURL+AdminServiceExplainCallProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ExplainCall")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		getPolicies: connect.NewClient[v1.GetPoliciesRequest, v1.GetPoliciesResponse](
+			httpClient,
+			baseURL+AdminServiceGetPoliciesProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetPolicies")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		drain: connect.NewClient[v1.DrainRequest, v1.DrainResponse](
 			httpClient,
 			baseURL+AdminServiceDrainProcedure,
@@ -152,6 +177,8 @@ type adminServiceClient struct {
 	listStreams     *connect.Client[v1.ListStreamsRequest, v1.ListStreamsResponse]
 	listConnections *connect.Client[v1.ListConnectionsRequest, v1.ListConnectionsResponse]
 	explain         *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
+	explainCall     *connect.Client[v1.ExplainCallRequest, v1.ExplainCallResponse]
+	getPolicies     *connect.Client[v1.GetPoliciesRequest, v1.GetPoliciesResponse]
 	drain           *connect.Client[v1.DrainRequest, v1.DrainResponse]
 	watch           *connect.Client[v1.WatchRequest, v1.WatchResponse]
 }
@@ -186,6 +213,16 @@ func (c *adminServiceClient) Explain(ctx context.Context, req *connect.Request[v
 	return c.explain.CallUnary(ctx, req)
 }
 
+// ExplainCall calls trunkline.admin.v1.AdminService.ExplainCall.
+func (c *adminServiceClient) ExplainCall(ctx context.Context, req *connect.Request[v1.ExplainCallRequest]) (*connect.Response[v1.ExplainCallResponse], error) {
+	return c.explainCall.CallUnary(ctx, req)
+}
+
+// GetPolicies calls trunkline.admin.v1.AdminService.GetPolicies.
+func (c *adminServiceClient) GetPolicies(ctx context.Context, req *connect.Request[v1.GetPoliciesRequest]) (*connect.Response[v1.GetPoliciesResponse], error) {
+	return c.getPolicies.CallUnary(ctx, req)
+}
+
 // Drain calls trunkline.admin.v1.AdminService.Drain.
 func (c *adminServiceClient) Drain(ctx context.Context, req *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
 	return c.drain.CallUnary(ctx, req)
@@ -210,6 +247,11 @@ type AdminServiceHandler interface {
 	ListConnections(context.Context, *connect.Request[v1.ListConnectionsRequest]) (*connect.Response[v1.ListConnectionsResponse], error)
 	// Explain says where a call of a method would go now, and why, without sending one.
 	Explain(context.Context, *connect.Request[v1.ExplainRequest]) (*connect.Response[v1.ExplainResponse], error)
+	// ExplainCall tells how calls that have finished were decided: where they went, why, and what to change. The last calls are
+	// remembered, and for longer those that failed, were slow or needed more than one attempt.
+	ExplainCall(context.Context, *connect.Request[v1.ExplainCallRequest]) (*connect.Response[v1.ExplainCallResponse], error)
+	// GetPolicies shows the policies in force and their state now: service configs, breakers, health, budgets, limits.
+	GetPolicies(context.Context, *connect.Request[v1.GetPoliciesRequest]) (*connect.Response[v1.GetPoliciesResponse], error)
 	// Drain begins what SIGTERM begins: clients are told to go elsewhere, live streams run to their end, bounded by the
 	// configured time, and the process exits. It answers at once and cannot be undone.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -266,6 +308,20 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceExplainCallHandler := connect.NewUnaryHandler(
+		AdminServiceExplainCallProcedure,
+		svc.ExplainCall,
+		connect.WithSchema(adminServiceMethods.ByName("ExplainCall")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceGetPoliciesHandler := connect.NewUnaryHandler(
+		AdminServiceGetPoliciesProcedure,
+		svc.GetPolicies,
+		connect.WithSchema(adminServiceMethods.ByName("GetPolicies")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceDrainHandler := connect.NewUnaryHandler(
 		AdminServiceDrainProcedure,
 		svc.Drain,
@@ -293,6 +349,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceListConnectionsHandler.ServeHTTP(w, r)
 		case AdminServiceExplainProcedure:
 			adminServiceExplainHandler.ServeHTTP(w, r)
+		case AdminServiceExplainCallProcedure:
+			adminServiceExplainCallHandler.ServeHTTP(w, r)
+		case AdminServiceGetPoliciesProcedure:
+			adminServiceGetPoliciesHandler.ServeHTTP(w, r)
 		case AdminServiceDrainProcedure:
 			adminServiceDrainHandler.ServeHTTP(w, r)
 		case AdminServiceWatchProcedure:
@@ -328,6 +388,14 @@ func (UnimplementedAdminServiceHandler) ListConnections(context.Context, *connec
 
 func (UnimplementedAdminServiceHandler) Explain(context.Context, *connect.Request[v1.ExplainRequest]) (*connect.Response[v1.ExplainResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("trunkline.admin.v1.AdminService.Explain is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ExplainCall(context.Context, *connect.Request[v1.ExplainCallRequest]) (*connect.Response[v1.ExplainCallResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("trunkline.admin.v1.AdminService.ExplainCall is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetPolicies(context.Context, *connect.Request[v1.GetPoliciesRequest]) (*connect.Response[v1.GetPoliciesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("trunkline.admin.v1.AdminService.GetPolicies is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
