@@ -7,6 +7,7 @@ import (
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/hedge"
 	"github.com/trunkline/trunkline/policy/retry"
@@ -86,7 +87,7 @@ func (a *Attempt) holdData(p []byte) bool {
 func (c *Call) release() {
 	for _, a := range c.attempts {
 		if a.alive() && len(a.head) > 0 {
-			c.note(NoteHoldTimeout, "", int64(c.rules.HoldResponse), 0)
+			c.note(decision.Note{Kind: decision.NoteHold, Wait: c.rules.HoldResponse})
 			a.commit()
 			return
 		}
@@ -102,6 +103,7 @@ func (a *Attempt) commit() {
 	if c.live > 1 || c.live == 1 && !a.alive() {
 		for _, o := range c.attempts {
 			if o != a && o.alive() {
+				o.rec.Lost = true
 				o.abandon(h2.Cancel, ending{status: grpc.Canceled, outcome: telemetry.OutcomeLocalReset})
 			}
 		}
@@ -206,147 +208,108 @@ func (a *Attempt) close(fl *failure) {
 
 // goesOn asks the policies whether the call goes on without the attempt that just failed, and sees to it.
 func (c *Call) goesOn(a *Attempt, fl *failure) bool {
-	r := c.rules
-	now := c.f.shard.Now()
+	r, now := c.rules, c.f.shard.Now()
+	again := transparent(fl.evidence)
+	switch {
+	case again && c.noReplay:
+		a.rec.Why = retry.NoReplay
+		return false
+	case !again && r.Hedge != nil:
+		return c.goesOnHedged(a, fl)
+	}
+	a.rec.TimedOut = fl.perTry
+	if fl.pushback.has {
+		c.note(decision.Note{Kind: decision.NotePushback, Wait: fl.pushback.after, Refused: fl.pushback.no})
+	}
 	facts := retry.Failure{
 		Evidence: fl.evidence, Status: fl.status, PerTry: fl.perTry,
 		Pushback: fl.pushback.after, HasPushback: fl.pushback.has, NoRetry: fl.pushback.no,
-		Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
+		PushedAt: c.pushedAt, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
 		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - now), Random: c.f.shard.Rand(),
 	}
 	for _, o := range c.attempts {
-		if e := o.evidence; o == a && fl.evidence.Transparent() || o != a && o.end != 0 && e.Transparent() {
+		switch {
+		case o == a && again, o != a && !o.alive() && transparent(o.rec.Evidence):
 			facts.Transparent++
-		} else {
+		default:
 			facts.Attempts++
 		}
 	}
-	facts.Pauses = c.pauses
-	c.count(fl)
-	transparent := fl.evidence.Transparent()
-	if transparent {
+	if again {
 		facts.Transparent-- // this one is being asked about
 	}
-	if r.Hedge != nil && !transparent {
-		return c.goesOnHedged(a, fl)
-	}
-	if transparent && len(c.attempts) >= maxTries && fl.evidence == retry.Refused {
-		a.decide(retry.NoAttempts)
-		return false
-	}
 	d := retry.Decide(r.Retry, &facts, r.Cluster.Budget, r.Cluster.Throttle)
-	a.decide(d.Why)
+	a.rec.Why = d.Why
+	switch d.Why {
+	case retry.NoBudget:
+		c.note(decision.Note{Kind: decision.NoteBudget, Name: r.Cluster.Name, A: int64(1000 * r.Cluster.Budget.Tokens()), Refused: true})
+	case retry.NoThrottle:
+		c.note(decision.Note{Kind: decision.NoteThrottle, Name: r.Cluster.Name, A: int64(1000 * r.Cluster.Throttle.Tokens()),
+			B: int64(1000 * r.Cluster.Config().Throttle.MaxTokens), Refused: true})
+	}
 	if !d.Retry {
 		return false
 	}
+	if fl.pushback.has {
+		c.pushedAt = facts.Attempts
+	}
 	a.close(fl)
-	if c.prev == nil || c.down == nil {
+	if c.down == nil {
 		return true // closing it ended the call
 	}
 	c.holdAt = 0
+	c.f.rec.Retried(r.Cluster.Name, d.Why.Code())
 	switch {
-	case transparent:
-		c.f.rec.Retried(r.Cluster.Name, d.Why)
-		if a.kind == KindHedge || c.live > 0 {
-			c.place(KindRedispatch)
-			return true
-		}
+	case again && a.rec.Kind == KindHedge:
+		c.place(KindHedge)
+	case again:
 		c.place(KindRedispatch)
+	case d.After <= 0:
+		c.place(KindRetry)
 	default:
-		c.pauses++
-		if fl.pushback.has {
-			c.pauses = 0
-		}
-		c.f.rec.Retried(r.Cluster.Name, d.Why)
-		if d.After <= 0 {
-			c.place(KindRetry)
-			return true
-		}
 		c.retryAt = now + int64(d.After)
 		c.alarm(c.retryAt)
 	}
 	return true
 }
 
-// decide notes what was decided after the attempt.
-func (a *Attempt) decide(why retry.Why) { a.why, a.decided = why, true }
-
-// count tells the cluster's throttle of a failure that its policy would repeat (gRFC A6).
-func (c *Call) count(fl *failure) {
-	t := c.rules.Cluster.Throttle
-	if t == nil || fl.evidence.Transparent() {
-		return
-	}
-	status := fl.status
-	if fl.evidence == retry.Ambiguous {
-		status = grpc.Unavailable
-	}
-	var counts bool
-	switch r := c.rules; {
-	case r.Retry != nil:
-		counts = r.Retry.Retryable.Has(status)
-	case r.Hedge != nil:
-		counts = r.Hedge.NonFatal.Has(status)
-	}
-	if counts || fl.pushback.no {
-		t.Failed()
-	}
-}
+// transparent says whether the server's application has seen nothing of an attempt that failed so.
+func transparent(e retry.Evidence) bool { return e == retry.NeverSent || e == retry.Refused }
 
 // goesOnHedged is goesOn for a hedged call: others may be under way, and the next may be sent at once.
 func (c *Call) goesOnHedged(a *Attempt, fl *failure) bool {
-	p := c.rules.Hedge
+	r := c.rules
 	status := fl.status
 	if fl.evidence == retry.Ambiguous {
-		status = grpc.Unavailable
+		status = grpc.Unavailable // what a gRPC client makes of a lost connection
 	}
-	if hedge.Fatal(p, status) {
-		c.noHedge = true
-		a.decide(retry.NoStatus)
+	if hedge.Fatal(r.Hedge, status) {
+		a.rec.Why = retry.NoStatus
 		return false // it is the answer; the others are cancelled
 	}
-	if fl.pushback.no {
-		c.noHedge = true
-	}
+	r.Cluster.Throttle.Failed()
+	c.noHedge = c.noHedge || fl.pushback.no
 	a.close(fl)
-	if c.prev == nil || c.down == nil {
+	if c.down == nil {
 		return true
 	}
-	if fl.pushback.has && !c.noHedge {
+	c.lastFailure = *fl
+	switch {
+	case c.noHedge:
+	case fl.pushback.has && fl.pushback.after > 0 && fl.pushback.after <= retry.MaxPushback && len(c.attempts) < r.Hedge.MaxAttempts:
 		c.hedgeAt = c.f.shard.Now() + int64(fl.pushback.after)
-		if d := c.mayHedge(); !d.Send {
-			c.hedgeAt = 0
-		} else {
-			c.alarm(c.hedgeAt)
-			if c.live == 0 {
-				c.retryAt = c.hedgeAt // nothing is under way: it waits like a backoff
-				c.hedgeAt = 0
-			}
-			return true
-		}
-	} else if !c.noHedge && c.hedge() {
+		c.alarm(c.hedgeAt)
+		return true
+	case c.hedge():
 		return true
 	}
-	if c.live > 0 {
-		return true
-	}
-	// It was the last one, and none follows: its answer is the call's. close has ended it, so what it said is said by us.
-	return false
-}
-
-// mayHedge asks the policy for one more attempt beside those under way.
-func (c *Call) mayHedge() hedge.Decision {
-	r := c.rules
-	f := hedge.Facts{Sent: len(c.attempts), Live: c.live, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
-		NoMore: c.noHedge, Throttle: r.Cluster.Throttle, Budget: r.Cluster.Hedges,
-		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - c.f.shard.Now())}
-	return hedge.Decide(r.Hedge, &f)
+	return c.live > 0 // else it was the last, and its answer is the call's
 }
 
 // plan has the next hedge sent when its delay has passed.
 func (c *Call) plan(now int64) {
 	p := c.rules.Hedge
-	if p == nil || c.noHedge || c.hedgeAt != 0 || c.winner != nil || len(c.attempts) >= p.MaxAttempts || !c.rules.Idempotent {
+	if p == nil || c.noHedge || c.hedgeAt != 0 || len(c.attempts) >= p.MaxAttempts || !c.rules.Idempotent {
 		return
 	}
 	c.hedgeAt = now + int64(hedge.Delay(p, c.rules.Latency, now))
@@ -356,17 +319,27 @@ func (c *Call) plan(now int64) {
 // hedge sends one more attempt beside those under way, if the policy says so.
 func (c *Call) hedge() bool {
 	c.hedgeAt = 0
-	if c.winner != nil || c.down == nil {
-		return false
-	}
-	d := c.mayHedge()
+	r := c.rules
+	d := hedge.Decide(r.Hedge, &hedge.Facts{
+		Sent: len(c.attempts), Live: c.live, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
+		NoMore: c.noHedge, Throttle: r.Cluster.Throttle, Budget: r.Cluster.Hedges,
+		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - c.f.shard.Now()),
+	})
 	if !d.Send {
-		c.note(NoteNoHedge, d.Why.String(), int64(c.live), 0)
+		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(d.Why)})
 		return false
 	}
 	if !c.place(KindHedge) {
 		return false
 	}
-	c.f.rec.Hedged(c.rules.Cluster.Name)
+	c.f.rec.Hedged(r.Cluster.Name)
 	return true
+}
+
+// hedgeDue: the delay before the next hedge has passed. Without any under way it was the call's last hope.
+func (c *Call) hedgeDue() {
+	if !c.hedge() && c.live == 0 && c.down != nil && !c.complete {
+		fl := &c.lastFailure
+		c.refuse(refusal{status: fl.status, outcome: telemetry.OutcomeRetryLimit, reason: "HEDGES_FAILED", message: fl.message})
+	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/deadline"
 	"github.com/trunkline/trunkline/policy/retry"
@@ -53,7 +54,7 @@ func (c *Call) clock(said *timing) bool {
 	}
 	c.limit = deadline.Decide(facts)
 	if c.limit.Refuse {
-		c.note(NoteHopeless, "", int64(facts.Received), int64(facts.Median))
+		c.note(decision.Note{Kind: decision.NoteHopeless, A: int64(facts.Median), B: int64(facts.Samples), Refused: true})
 		c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_HOPELESS",
 			message: "the call came with " + facts.Received.String() + " left, and half of the recent calls of this method took longer than " +
 				facts.Median.String() + ": refused on arrival (trunkline.methodPolicy[].refuseHopeless)"})
@@ -117,7 +118,7 @@ func (c *Call) ring() {
 			c.place(KindRetry)
 		}
 		if c.winner == nil && due(&c.hedgeAt) {
-			c.hedge()
+			c.hedgeDue()
 		}
 	}
 	c.rearm()

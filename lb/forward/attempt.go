@@ -13,6 +13,7 @@ import (
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/breaker"
 	"github.com/trunkline/trunkline/policy/deadline"
+	"github.com/trunkline/trunkline/policy/hedge"
 	"github.com/trunkline/trunkline/policy/retry"
 )
 
@@ -33,42 +34,14 @@ type Attempt struct {
 	held []byte         // of DATA; owned, from the shard's buffers
 	out  grpc.MessageCounter
 
-	breaker, fallen         *breaker.Breaker // asked for it; nil: none
-	probe, probeOfFallen    bool
+	breaker, fallen      *breaker.Breaker // asked for it; nil: none
+	probe, probeOfFallen bool
 
-	// What is told of it.
-	kind       decision.Kind
-	reason     balance.Reason
-	candidates [maxCandidates]candidate
-	nCands     uint8
-	start      int64 // shard time
-	sent       int64 // when it got a stream; 0: never
-	end        int64 // 0: not yet
-	wait       int64 // before it, in a backoff, nanoseconds
-	given      time.Duration // the deadline that it was given; 0: none
-	status     grpc.Status
-	outcome    telemetry.Outcome
-	evidence   retry.Evidence
-	why        retry.Why // what was decided after it
-	decided    bool
+	rec   decision.Attempt // what is told of it
+	start int64            // shard time
+	sent  int64            // when it got a stream; 0: never
+	end   int64            // 0: not yet
 }
-
-// The kinds of attempts.
-const (
-	KindFirst      = decision.KindFirst
-	KindRetry      = decision.KindRetry
-	KindHedge      = decision.KindHedge
-	KindRedispatch = decision.KindRedispatch
-)
-
-// candidate is an endpoint as it stood when a pick was made.
-type candidate struct {
-	ep       *upstream.Endpoint
-	inFlight int32
-	state    uint32
-}
-
-const maxCandidates = 8
 
 // alive says whether something may still come of it.
 func (a *Attempt) alive() bool { return a.up != nil || a.waitsAt != nil }
@@ -76,26 +49,41 @@ func (a *Attempt) alive() bool { return a.up != nil || a.waitsAt != nil }
 // place picks an endpoint and a connection to it: steps 7 and 8. It says false if nobody was there to be picked, which has
 // been dealt with.
 func (c *Call) place(kind decision.Kind) bool {
-	f, t := c.f, c.e.target
+	f := c.f
 	if len(c.attempts) >= maxDials {
 		c.refuse(c.exhausted())
 		return false
 	}
 	p := f.pick(c)
-	if p.ep == nil || kind == KindHedge && p.reason == balance.ReasonOnlyAvoided {
-		if kind == KindHedge {
-			c.note(NoteNoOther, t.Cluster, int64(len(t.Endpoints)), 0)
-			return false
-		}
+	switch {
+	case kind == KindHedge && (p.ep == nil || p.reason == balance.ReasonOnlyAvoided):
+		p.giveBack(f.shard.Now())
+		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(hedge.NoEndpoint)})
+		return false
+	case p.ep == nil:
 		c.nobody(p)
 		return false
 	}
-	a := f.newAttempt(c)
-	a.at, a.member, a.kind, a.reason, a.start = p.ep, p.member, kind, p.reason, f.shard.Now()
-	a.breaker, a.fallen, a.probe, a.probeOfFallen = p.breaker, p.fallen, p.probe, p.probeOfFallen
-	if n := len(c.attempts); n > 0 && kind == KindRetry {
-		a.wait = a.start - c.attempts[n-1].end
+	return c.placeAt(p, kind)
+}
+
+// giveBack gives the places of probes back that were taken for a pick that is not used.
+func (p *picked) giveBack(now int64) {
+	if p.breaker != nil {
+		p.breaker.Done(now, breaker.Neutral, p.probe)
 	}
+	if p.fallen != nil {
+		p.fallen.Done(now, breaker.Neutral, p.probeOfFallen)
+	}
+}
+
+// placeAt makes an attempt at the endpoint that was picked: step 8.
+func (c *Call) placeAt(p picked, kind decision.Kind) bool {
+	f, t := c.f, c.e.target
+	a := f.newAttempt(c)
+	a.at, a.member, a.start = p.ep, p.member, f.shard.Now()
+	a.breaker, a.fallen, a.probe, a.probeOfFallen = p.breaker, p.fallen, p.probe, p.probeOfFallen
+	a.rec.Kind, a.rec.Pick, a.rec.Of = kind, p.reason, uint16(len(t.Endpoints))
 	a.see(t)
 	c.attempts = append(c.attempts, a)
 	if len(c.attempts) == 1 && c.rules.Cluster.Budget != nil {
@@ -128,18 +116,33 @@ func (c *Call) place(kind decision.Kind) bool {
 	return true
 }
 
-// see notes the candidates of the pick that was just made.
+// see notes the candidates of the pick that was just made, the picked one last.
 func (a *Attempt) see(t *Target) {
+	seen := 1
 	for i, ep := range t.Endpoints {
-		if i == maxCandidates {
-			if a.member >= maxCandidates { // the picked one is always among those told
-				a.candidates[0] = candidate{a.at, int32(a.at.InFlight.Load()), a.at.State()}
-			}
-			return
+		if i == a.member {
+			continue
 		}
-		a.candidates[i] = candidate{ep, int32(ep.InFlight.Load()), ep.State()}
-		a.nCands = uint8(i + 1)
+		if seen++; seen > decision.MaxCandidates {
+			break
+		}
+		a.consider(i, ep)
 	}
+	a.consider(a.member, a.at)
+}
+
+func (a *Attempt) consider(i int, ep *upstream.Endpoint) {
+	cand := decision.Candidate{Load: int32(ep.InFlight.Load()), Member: uint16(i), State: uint8(ep.State())}
+	if !ep.Ready() {
+		cand.Warm = uint16(ep.Warm() % 1000)
+	}
+	for _, o := range a.c.attempts {
+		cand.Failed = cand.Failed || o.at == ep && !o.alive()
+	}
+	if i != a.member {
+		cand.Closed = a.c.closed(i)
+	}
+	a.rec.Consider(cand)
 }
 
 // HandleConn implements upstream.Waiter.
@@ -205,7 +208,7 @@ func (a *Attempt) time(now int64) (rewrite bool) {
 	if !bounded {
 		return false
 	}
-	a.given = given
+	a.rec.Given, a.rec.PerTry = given, perTry
 	if perTry > 0 && (c.deadline == 0 || perTry < left) {
 		a.until = now + int64(perTry)
 		c.alarm(a.until)
@@ -219,7 +222,7 @@ func (c *Call) attemptsBefore(a *Attempt) (n int) {
 		if o == a {
 			break
 		}
-		if o.sent != 0 && o.evidence != retry.NeverSent && o.evidence != retry.Refused {
+		if o.sent != 0 && !transparent(o.rec.Evidence) {
 			n++
 		}
 	}
@@ -251,7 +254,8 @@ func (a *Attempt) over(e ending) {
 	a.open = false
 	a.at.InFlight.Add(-1)
 	c := a.c
-	a.end, a.status, a.outcome, a.evidence = c.f.shard.Now(), e.status, e.outcome, e.evidence
+	a.end = c.f.shard.Now()
+	a.rec.Status, a.rec.Outcome, a.rec.Evidence = e.status, e.outcome, e.evidence
 	if c.rules.Judged {
 		a.judge(e)
 	}

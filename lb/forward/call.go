@@ -5,6 +5,7 @@ import (
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
@@ -44,7 +45,7 @@ type Call struct {
 	asking    bool // a rate limit service is being asked
 	permits   uint8
 	previous  int    // grpc-previous-rpc-attempts of the caller
-	pauses    int    // backoffs since the last pushback: gRFC A6 begins anew after one
+	pushedAt  int    // attempts when a pushback was last obeyed: the backoff begins anew from there (gRFC A6)
 	ticket    uint64 // tells this life of the object from earlier ones, for answers that come late
 
 	// Times of things to come; 0: none. One timer rings for the earliest (see alarm.go).
@@ -71,8 +72,8 @@ type Call struct {
 	stats   *telemetry.Method
 	trace   *telemetry.Trace
 	inject  []string // name, value, ...: header fields that are set for the attempt
-	notes   [maxNotes]note
-	noted   uint8
+	lastFailure failure // of a hedged call: what it ends with if no other attempt follows
+	notes   []decision.Note // nearly never any
 	limit   deadline.Decision // how long the call may take, and who said so
 	asked   int64             // the caller's grpc-timeout, nanoseconds; 0: none
 
@@ -171,7 +172,9 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 
 // waiting says whether the call has no attempt at the moment but will have one: in a backoff, in a queue, or while somebody is
 // asked.
-func (c *Call) waiting() bool { return c.retryAt != 0 || c.queue != nil || c.asking }
+func (c *Call) waiting() bool {
+	return c.retryAt != 0 || c.queue != nil || c.asking || c.hedgeAt != 0 && c.live == 0
+}
 
 // stopWaiting: there will be no attempt any more.
 func (c *Call) stopWaiting() {

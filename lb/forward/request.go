@@ -6,6 +6,7 @@ import (
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 )
 
@@ -33,7 +34,7 @@ func (f *Forwarder) rewrite(a *Attempt, retime bool) []*hpack.Field {
 	}
 	if retime {
 		var b [16]byte
-		f.add(in.InternBytes([]byte("grpc-timeout"), grpc.AppendTimeout(b[:0], a.given)))
+		f.add(in.InternBytes([]byte("grpc-timeout"), grpc.AppendTimeout(b[:0], a.rec.Given)))
 	}
 	if before > 0 {
 		f.add(in.Intern("grpc-previous-rpc-attempts", strconv.Itoa(before+c.previous)))
@@ -111,7 +112,7 @@ func (c *Call) body(p []byte, end bool) {
 
 // tooLong refuses a call with a message over the policy's limit, before any of that message went on.
 func (c *Call) tooLong(side string, n uint32, limit int64) {
-	c.note(NoteMessageSize, side, int64(n), limit)
+	c.note(decision.Note{Kind: decision.NoteMessageSize, Name: side, A: int64(n), B: limit, Refused: true})
 	c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
 	c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "MESSAGE_TOO_LARGE",
 		message: "a " + side + " message of " + strconv.Itoa(int(n)) + " bytes exceeds the method's limit of " + strconv.FormatInt(limit, 10) +
@@ -131,7 +132,7 @@ func (c *Call) keep(p []byte) {
 	if streams := c.live > 0 && c.last().up != nil; streams &&
 		(len(c.replay)+len(p) > most || c.f.replaying+int64(len(p)) > c.gen.Limits.ReplayTotal && c.gen.Limits.ReplayTotal > 0) {
 		if c.canRepeat {
-			c.note(NoteReplayOverflow, "", int64(len(c.replay)+len(p)), int64(most))
+			c.note(decision.Note{Kind: decision.NoteReplay, A: int64(len(c.replay) + len(p)), B: int64(most)})
 		}
 		c.dropReplay()
 		return
