@@ -113,7 +113,7 @@ func TestAFailedProbeOpensItForTwiceAsLongUpToTheMaximum(t *testing.T) {
 		now = v.OpenUntil
 		call(b, now, Fault)
 	}
-	expect(t, b, now, StateOpen, "1 call in a row failed (limit 1); then 4 probes failed")
+	expect(t, b, now, StateOpen, "1 call failed (limit 1); then 4 probes failed")
 	if v := b.View(now); v.Opened != 5 {
 		t.Fatalf("%+v", v)
 	}
@@ -161,5 +161,48 @@ func TestACallFromBeforeItOpenedSaysNothingToAHalfOpenOne(t *testing.T) {
 	call(b, 0, Fault)
 	b.Admit(5 * second)
 	b.Done(5*second, Fault, false)
-	expect(t, b, 5*second, StateHalfOpen, "1 call in a row failed (limit 1); probing: 0 of 3 succeeded, 1 under way")
+	expect(t, b, 5*second, StateHalfOpen, "1 call failed (limit 1); probing: 0 of 3 succeeded, 1 under way")
+}
+
+func TestProbesThatComeBackTooLateMakeNoRoom(t *testing.T) {
+	b := New(&Settings{Consecutive: 1, Probes: 3})
+	call(b, 0, Fault)
+	for range 3 {
+		b.Admit(5 * second)
+	}
+	b.Done(5*second, Fault, true) // open again; two are still under way
+	now := 15 * second
+	if !call(b, now, Neutral) {
+		t.Fatal("not half-open")
+	}
+	b.Done(now, OK, true)
+	b.Done(now, OK, true)
+	for range 3 {
+		b.Admit(now)
+	}
+	if b.Admits(now) {
+		t.Fatal("a fourth place")
+	}
+	expect(t, b, now, StateHalfOpen, "1 call failed (limit 1); then 1 probe failed; probing: 0 of 3 succeeded, 3 under way")
+}
+
+func TestAResultFromAShardWhoseClockIsBehindCounts(t *testing.T) {
+	b := New(&Settings{ErrorRate: 1, Window: 10 * time.Millisecond})
+	calls(b, int64(20*time.Millisecond), 5, OK)
+	call(b, int64(10*time.Millisecond), OK)
+	if v := b.View(int64(20 * time.Millisecond)); v.Volume != 6 {
+		t.Fatalf("%+v", v)
+	}
+	if v := b.View(int64(19 * time.Millisecond)); v.Volume != 6 {
+		t.Fatalf("%+v", v)
+	}
+}
+
+func TestAFullBucketKeepsItsShare(t *testing.T) {
+	b := New(&Settings{ErrorRate: 1})
+	b.window.buckets[0].Store(fullBucket/4<<countBits | fullBucket)
+	call(b, 0, OK)
+	if v := b.View(0); v.Volume != fullBucket/2+1 || v.Rate < 0.2499 || v.Rate > 0.2501 {
+		t.Fatalf("%+v", v)
+	}
 }

@@ -37,7 +37,7 @@ func (b *Breaker) View(now int64) View {
 	}
 	v.State, v.Reason = p.state, b.reason(c)
 	if p.again > 0 {
-		v.Reason += "; then " + times(p.again, "probe") + " failed"
+		v.Reason += "; then " + probes(p.again) + " failed"
 	}
 	if p.state == StateOpen {
 		v.OpenUntil = p.until
@@ -48,16 +48,19 @@ func (b *Breaker) View(now int64) View {
 }
 
 func (b *Breaker) reason(c cause) string {
-	if c.consecutive > 0 {
-		return fmt.Sprintf("%s in a row failed (limit %d)", times(int(c.consecutive), "call"), b.s.Consecutive)
+	switch {
+	case c.consecutive == 1:
+		return "1 call failed (limit 1)"
+	case c.consecutive > 0:
+		return fmt.Sprintf("%d calls in a row failed (limit %d)", c.consecutive, b.s.Consecutive)
 	}
 	return fmt.Sprintf("%d of %d calls failed in %v (limit %s%%)", c.faults, c.total, b.s.Window,
 		strconv.FormatFloat(100*b.s.ErrorRate, 'g', 4, 64))
 }
 
-func times(n int, what string) string {
+func probes(n int) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 probe"
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return strconv.Itoa(n) + " probes"
 }

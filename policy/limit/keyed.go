@@ -15,9 +15,10 @@ import (
 // forgotten: it is full again, and so is given too much, by at most what it owed, which is at most what each other in
 // its set owed, and never more than Burst. Forgotten counts it.
 //
-// Three more inexact things, all small: a token may come 1/4096 of an interval early; keys with the same tag in the same set share a bucket (a chance of 1 in 2 million for
-// a key; nobody without the seed can bring it about), and if several shards bring the same unknown key at one moment while
-// a third key changes the set, each may grant one token where only one was due.
+// Three more inexact things, all small: a token may come 1/4096 of an interval early; keys with the same tag in the same
+// set share a bucket (a chance of 1 in 2 million for a key; nobody without the seed can bring it about); and if several
+// shards bring the same unknown key at one moment while a third key changes the set, each may grant one token where only
+// one was due.
 type Keyed struct {
 	sets  []set   // set once in NewKeyed
 	hash  hashKey // set once in NewKeyed
@@ -38,12 +39,13 @@ const (
 // set is one cache line. A word is tag<<timeBits | time; the time is in units, modulo 1<<timeBits, and a word whose
 // time is not within the reach of a bucket after now is free: its bucket is full. Zero is a free word: no tag is zero.
 //
-// The modulus is at least 2^28 intervals, or 18 minutes. An entry that nobody has touched for that long might seem to owe
-// something: a chance of Burst in 2^28, for no longer than a full bucket takes to fill, and it grants less, never more.
+// The modulus is at least 2^27 intervals and 9 minutes (at 100 per second it is 26 days). A word that nobody has touched
+// for that long may seem to owe something, for as long as a bucket takes to fill and a second; the chance of it is that
+// time's share of the modulus, and such a bucket grants less, never more.
 type set [ways]atomic.Uint64
 
-// NewKeyed makes room for maxKeys keys that owe tokens at once; with exactly so many, about one in a hundred does not fit in its
-// set. The seed is the hash's secret: a random number that callers cannot know.
+// NewKeyed makes room for maxKeys keys that owe tokens at once; with exactly so many, about one in a hundred does not
+// fit in its set. The seed is the hash's secret: a random number that callers cannot know.
 func NewKeyed(r Rate, maxKeys int, seed uint64) *Keyed {
 	p := newPace(r)
 	k := &Keyed{

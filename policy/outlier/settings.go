@@ -24,7 +24,8 @@ type Settings struct {
 	Faults      grpc.StatusSet // that count; default grpc.ServerFaults
 }
 
-// SuccessRate ejects who succeeds less often than the mean of all less so many standard deviations.
+// SuccessRate ejects who succeeds less often than the mean of all less so many standard deviations. One bad endpoint of n
+// equals is never further from the mean than the square root of n-1 deviations: with the default factor it takes 5.
 type SuccessRate struct {
 	StdevFactor float64 // default 1.9
 	MinHosts    int     // with MinVolume, else nobody is judged; default 5

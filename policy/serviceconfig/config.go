@@ -1,11 +1,9 @@
-// Package serviceconfig owns gRPC's service config with Trunkline's key beside it: reading it with the place of each mistake,
-// and finding what holds for a method; it must not act on it.
-//
-// The format is gRPC's own (https://github.com/grpc/grpc/blob/master/doc/service_config.md, gRFC A2, A6, A21), so that the
-// same document serves clients and proxy; what it has no word for stands in it under the key "trunkline", which clients skip.
 package serviceconfig
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/trunkline/trunkline/policy/breaker"
@@ -13,6 +11,7 @@ import (
 	"github.com/trunkline/trunkline/policy/limit"
 	"github.com/trunkline/trunkline/policy/outlier"
 	"github.com/trunkline/trunkline/policy/retry"
+	"go.yaml.in/yaml/v3"
 )
 
 // Config is one service config. Immutable once Parse has returned it.
@@ -23,8 +22,45 @@ type Config struct {
 	HealthService *string                 // healthCheckConfig.serviceName; nil: not said
 	Cluster       Cluster                 // trunkline.cluster
 
-	methods []Method // in the document's order
-	byName  map[string]int
+	methods map[name]*Method // set once in compile; the one of name{} always exists
+}
+
+// name is one entry of a name list: a method, all of a service (no method), or all there are (neither).
+type name struct{ service, method string }
+
+// String is as people write it.
+func (n name) String() string {
+	switch {
+	case n.service == "":
+		return "default"
+	case n.method == "":
+		return n.service
+	}
+	return n.service + "/" + n.method
+}
+
+// Default is the config where none is given: every field has its default.
+func Default() *Config {
+	c, _ := ParseNode("", &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"})
+	return c
+}
+
+// For is what holds for a method ("pkg.Service", "Method"): of methodConfig and of trunkline.methodPolicy each, the entry that
+// names the method, else the one that names its service, else the one for all ({}). Entries are not merged with each other:
+// as in clients, the most specific one holds alone. Never nil; shared, so not to be changed. It does not allocate.
+func (c *Config) For(service, method string) *Method {
+	if m := c.methods[name{service, method}]; m != nil {
+		return m
+	}
+	if m := c.methods[name{service: service}]; m != nil {
+		return m
+	}
+	return c.methods[name{}]
+}
+
+// Methods are all entries, by name; the one for all ("default") among them. The caller's own list of what is shared.
+func (c *Config) Methods() []*Method {
+	return slices.SortedFunc(maps.Values(c.methods), func(a, b *Method) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Method is what holds for the methods of one or more names.
