@@ -25,7 +25,7 @@ func (c *Call) admit() {
 		}
 	}
 	if !r.Guarded {
-		c.place(KindFirst)
+		c.place(decision.First)
 		return
 	}
 	for _, rate := range r.Rates {
@@ -168,7 +168,7 @@ func (c *Call) enter() {
 		c.await(why)
 		return
 	}
-	c.place(KindFirst)
+	c.place(decision.First)
 }
 
 // permit takes what places are free; what it says is what is missing.

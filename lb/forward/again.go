@@ -260,12 +260,12 @@ func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 	c.holdAt = 0
 	c.f.rec.Retried(r.Cluster.Name, d.Why.Code())
 	switch {
-	case again && a.rec.Kind == KindHedge:
-		c.place(KindHedge)
+	case again && a.rec.Kind == decision.Hedge:
+		c.place(decision.Hedge)
 	case again:
-		c.place(KindRedispatch)
+		c.place(decision.Redispatch)
 	case d.After <= 0:
-		c.place(KindRetry)
+		c.place(decision.Retry)
 	default:
 		c.retryAt = now + int64(d.After)
 		c.alarm(c.retryAt)
@@ -329,7 +329,7 @@ func (c *Call) hedge() bool {
 		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(d.Why)})
 		return false
 	}
-	if !c.place(KindHedge) {
+	if !c.place(decision.Hedge) {
 		return false
 	}
 	c.f.rec.Hedged(r.Cluster.Name)

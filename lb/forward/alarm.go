@@ -62,7 +62,7 @@ func (c *Call) clock(said *timing) bool {
 	}
 	if c.limit.Source != deadline.None && int64(c.limit.Limit) < math.MaxInt64-c.arrived {
 		c.deadline = c.arrived + int64(c.limit.Limit)
-		if c.limit.Limit <= 0 {
+		if c.limit.Limit <= 1 { // it was up on arrival
 			c.expire()
 			return false
 		}
@@ -115,7 +115,7 @@ func (c *Call) ring() {
 			c.release()
 		}
 		if c.winner == nil && due(&c.retryAt) {
-			c.place(KindRetry)
+			c.place(decision.Retry)
 		}
 		if c.winner == nil && due(&c.hedgeAt) {
 			c.hedgeDue()

@@ -56,7 +56,7 @@ func (c *Call) place(kind decision.Kind) bool {
 	}
 	p := f.pick(c)
 	switch {
-	case kind == KindHedge && (p.ep == nil || p.reason == balance.ReasonOnlyAvoided):
+	case kind == decision.Hedge && (p.ep == nil || p.reason == balance.ReasonOnlyAvoided):
 		p.giveBack(f.shard.Now())
 		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(hedge.NoEndpoint)})
 		return false
@@ -100,7 +100,7 @@ func (c *Call) placeAt(p picked, kind decision.Kind) bool {
 	switch {
 	case err != nil:
 		a.over(ending{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, evidence: retry.NeverSent})
-		if kind == KindHedge && c.live > 0 {
+		if kind == decision.Hedge && c.live > 0 {
 			return false
 		}
 		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "PENDING_OVERFLOW",

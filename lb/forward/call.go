@@ -64,18 +64,18 @@ type Call struct {
 	queuedAt     int64
 	queuedFor    int64 // nanoseconds, in all
 
-	status  grpc.Status
-	message string
-	reason  string // of ErrorInfo, if Trunkline made the reply
-	local   bool
-	outcome telemetry.Outcome
-	stats   *telemetry.Method
-	trace   *telemetry.Trace
-	inject  []string // name, value, ...: header fields that are set for the attempt
-	lastFailure failure // of a hedged call: what it ends with if no other attempt follows
-	notes   []decision.Note // nearly never any
-	limit   deadline.Decision // how long the call may take, and who said so
-	asked   int64             // the caller's grpc-timeout, nanoseconds; 0: none
+	status      grpc.Status
+	message     string
+	reason      string // of ErrorInfo, if Trunkline made the reply
+	local       bool
+	outcome     telemetry.Outcome
+	stats       *telemetry.Method
+	trace       *telemetry.Trace
+	inject      []string          // name, value, ...: header fields that are set for the attempt
+	lastFailure failure           // of a hedged call: what it ends with if no other attempt follows
+	notes       []decision.Note   // nearly never any
+	limit       deadline.Decision // how long the call may take, and who said so
+	asked       int64             // the caller's grpc-timeout, nanoseconds; 0: none
 
 	arrived, sent, upEnded    int64  // shard times
 	round, sentRound, upRound uint64 // the rounds they fell into
@@ -101,12 +101,9 @@ func (c *Call) heard(i int) string {
 	return ""
 }
 
-// maxTries bounds how often a call is placed; maxDials how often in all, with the endpoints that could not even be dialled
-// (each is out of the pick from then on).
-const (
-	maxTries = 8
-	maxDials = 32
-)
+// maxDials bounds how often a call is placed in all, with the endpoints that could not even be dialled (each is out of the
+// pick from then on).
+const maxDials = 32
 
 // start takes a new call from its request's header block: steps 4 to 8 of a call's way.
 func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
@@ -215,17 +212,19 @@ func (c *Call) phase() string {
 		return "while waiting to try again"
 	case c.complete:
 		return "before the client had read the response"
-	case c.live == 0:
-		return "before it was sent to any endpoint"
 	}
-	a := c.last()
-	switch {
+	switch a := c.last(); {
+	case a == nil:
+		return "before it was sent to any endpoint"
 	case a.waitsAt != nil:
 		return "while waiting for a connection to " + a.at.Address
+	case !a.open:
+		return "after " + a.at.Address + " had failed it"
 	case c.started:
 		return "amid the response of " + a.at.Address
+	default:
+		return "while waiting for the response of " + a.at.Address
 	}
-	return "while waiting for the response of " + a.at.Address
 }
 
 // last is the winner, else the youngest live attempt, else the last one; nil if there was none.

@@ -21,15 +21,15 @@ type Forwarder struct {
 	rec   *telemetry.Recorder         // set once
 	gen   *atomic.Pointer[Generation] // set once
 
-	live    Call // ring of the calls under way
-	nLive   int
-	started uint64 // calls ever
-	free    []*Call
+	live         Call // ring of the calls under way
+	nLive        int
+	started      uint64 // calls ever
+	free         []*Call
 	freeAttempts []*Attempt
-	done    []*Call        // finished in this batch
-	scratch []*hpack.Field // the block that is being put together
-	made    []*hpack.Field // fields in scratch that we interned for it
-	conns   map[*Down]struct{}
+	done         []*Call        // finished in this batch
+	scratch      []*hpack.Field // the block that is being put together
+	made         []*hpack.Field // fields in scratch that we interned for it
+	conns        map[*Down]struct{}
 
 	// lookupField serves telemetry's reads of request headers without a closure per call.
 	cur         *Call
@@ -53,9 +53,9 @@ type Forwarder struct {
 	isClosed   func(member int) bool
 	full, shut bool
 
-	overload *overload.Monitor // set once; may be nil
+	overload *overload.Monitor             // set once; may be nil
 	tripped  func(cluster, address string) // set once: outlier detection wants to look at an endpoint now
-	book     *decision.Book    // set once
+	book     *decision.Book                // set once
 }
 
 // Options are what a forwarder works with beside its shard.

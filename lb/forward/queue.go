@@ -151,7 +151,7 @@ func (c *Call) tryAgain() bool {
 		return false
 	}
 	c.leaveQueue()
-	c.placeAt(p, KindFirst)
+	c.placeAt(p, decision.First)
 	return true
 }
 

@@ -21,8 +21,8 @@ import (
 type refusal struct {
 	status  grpc.Status
 	outcome telemetry.Outcome
-	reason  string // of google.rpc.ErrorInfo: UPPER_SNAKE
-	message string // names cause and phase
+	reason  string        // of google.rpc.ErrorInfo: UPPER_SNAKE
+	message string        // names cause and phase
 	after   time.Duration // when it is worth trying again; 0: not said
 }
 
@@ -45,7 +45,7 @@ func (c *Call) refuse(r refusal) {
 	}
 	if n := len(c.attempts); n > 0 {
 		details.Metadata = append(details.Metadata, [2]string{"endpoint", c.attempts[n-1].at.Address}, [2]string{"attempts", strconv.Itoa(n)})
-		for i, a := range c.attempts[:min(n, maxTries)] {
+		for i, a := range c.attempts[:min(n, decision.MaxAttempts)] {
 			details.Metadata = append(details.Metadata, [2]string{"attempt." + strconv.Itoa(i+1), a.tell()})
 		}
 	}
@@ -113,7 +113,7 @@ func (c *Call) noRoute(b *session.Block) refusal {
 func (a *Attempt) tell() string {
 	r := &a.rec
 	said := a.at.Address + " " + r.Kind.String()
-	if a.end == 0 {
+	if a.open {
 		return said + ", under way"
 	}
 	said += ": " + r.Status.String()
@@ -128,8 +128,10 @@ func (c *Call) noEndpoint(p picked) refusal {
 	t := c.e.target
 	r := refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeNoHealthyUpstream, reason: "NO_HEALTHY_ENDPOINT"}
 	tried := ""
-	if n := len(c.attempts); n > 0 {
-		tried = fmt.Sprintf("; the call was tried %d times before, last: %s", n, c.attempts[n-1].tell())
+	for i, a := range c.attempts {
+		if a.sent != 0 {
+			tried = fmt.Sprintf("; attempt %d went to %s", i+1, a.tell())
+		}
 	}
 	n := len(t.Endpoints)
 	switch {

@@ -9,10 +9,8 @@ import (
 	"github.com/trunkline/trunkline/lb/ratelimit"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/breaker"
-	"github.com/trunkline/trunkline/policy/hedge"
 	"github.com/trunkline/trunkline/policy/latency"
 	"github.com/trunkline/trunkline/policy/limit"
-	"github.com/trunkline/trunkline/policy/outlier"
 	"github.com/trunkline/trunkline/policy/retry"
 	"github.com/trunkline/trunkline/policy/serviceconfig"
 )
@@ -38,7 +36,6 @@ type Rules struct {
 	Rates    []*Rate
 	Latency  *latency.Window // nil where nobody asks for it
 	Breakers *breaker.Table  // by endpoint and method; nil: none
-	Shadow   *Shadow         // nil: none
 }
 
 // Rate is one rate limit at work: exactly one of Bucket and Keyed is set.
@@ -66,7 +63,6 @@ type Cluster struct {
 	Fallen *breaker.Table // nil: none
 
 	config *serviceconfig.Config
-	shadow *serviceconfig.Config
 	store  *Store
 	state  *state
 }
@@ -79,13 +75,22 @@ type Facts struct {
 	Unary      bool
 }
 
-// hedges says whether p looks at the latency of calls.
+// measures says whether the settings look at the latency of calls.
 func measures(m *serviceconfig.Method) bool {
 	return m.RefuseHopeless || m.Hedge != nil && m.Hedge.Percentile > 0
 }
 
-// Host is what outlier detection knows of an endpoint. An endpoint has one for its whole life, whatever is configured.
-type Host = outlier.Host
+// Enqueue counts a call that waits for a place in the cluster; false if most wait already.
+func (c *Cluster) Enqueue(most int) bool {
+	if c.state.pending.Add(1) > int64(most) {
+		c.state.pending.Add(-1)
+		return false
+	}
+	return true
+}
 
-// Settings that are needed where there is no policy at all.
-var _ = hedge.Policy{}
+// Dequeue counts a call that waits no more.
+func (c *Cluster) Dequeue() { c.state.pending.Add(-1) }
+
+// Pending is how many calls wait for a place.
+func (c *Cluster) Pending() int { return int(c.state.pending.Load()) }

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/trunkline/trunkline/lb/ratelimit"
@@ -29,15 +30,13 @@ type Store struct {
 
 	mu       sync.Mutex
 	clusters map[string]*Cluster // guarded by mu; the newest of each name
-	shadows  *Shadows
-	stop     chan struct{} // closed by Close
+	stop     chan struct{}       // closed by Close
 	wg       sync.WaitGroup
 }
 
 // NewStore returns an empty store. The seed makes the places of rate limits' keys unpredictable. Close it.
 func NewStore(log *slog.Logger, seed uint64) *Store {
 	s := &Store{log: log, seed: seed, clusters: map[string]*Cluster{}, stop: make(chan struct{})}
-	s.shadows = newShadows(s)
 	s.wg.Go(s.adjust)
 	return s
 }
@@ -58,30 +57,34 @@ func (s *Store) Close() {
 // state is what outlives changes of settings, by method.
 type state struct {
 	mu        sync.Mutex
-	methods   map[string]*methodState // guarded by mu
-	strangers int                     // guarded by mu
+	methods   map[string]*methodState             // guarded by mu
+	strangers int                                 // guarded by mu
+	breakers  map[breaker.Settings]*breaker.Table // guarded by mu; the methods' breakers, by their settings
+
+	pending atomic.Int64
 }
+
+// maxTables bounds the breaker settings of one cluster that are remembered: reloads make new ones.
+const maxTables = 64
 
 type methodState struct {
 	streams *limit.Concurrency
 	latency *latency.Window
 	rates   []*Rate
-	shadow  *Shadow
 	of      *serviceconfig.Method // whose settings streams and rates are made by
-	shadowed *serviceconfig.Method
 }
 
-// Set puts settings in force for a cluster and returns it; equal ones change nothing. shadow may be nil.
-func (s *Store) Set(name string, cfg, shadow *serviceconfig.Config) *Cluster {
+// Set puts settings in force for a cluster and returns it; the same ones change nothing.
+func (s *Store) Set(name string, cfg *serviceconfig.Config) *Cluster {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.clusters[name]
-	if old != nil && old.config == cfg && old.shadow == shadow {
+	if old != nil && old.config == cfg {
 		return old
 	}
-	c := &Cluster{Name: name, Source: cfg.Source, Cluster: cfg.Cluster, config: cfg, shadow: shadow, store: s}
+	c := &Cluster{Name: name, Source: cfg.Source, Cluster: cfg.Cluster, config: cfg, store: s}
 	if old == nil {
-		old = &Cluster{state: &state{methods: map[string]*methodState{}}, config: &serviceconfig.Config{}, Group: balance.NewGroup()}
+		old = &Cluster{state: &state{methods: map[string]*methodState{}, breakers: map[breaker.Settings]*breaker.Table{}}, config: &serviceconfig.Config{}, Group: new(balance.Group)}
 	}
 	c.state, c.Group = old.state, old.Group
 	c.Budget = keep(old.Budget, old.RetryBudget == c.RetryBudget, func() *retry.Budget { return retry.NewBudget(c.RetryBudget) })
@@ -205,14 +208,13 @@ func (c *Cluster) attach(r *Rules, f Facts) {
 		r.Latency = ms.latency
 	}
 	if m.Breaker != nil {
-		r.Breakers = c.store.breakers(c.Name, m.Breaker)
-	}
-	if c.shadow != nil {
-		sm := c.shadow.For(serviceOf(r.Full), methodOf(r.Full))
-		if ms.shadow == nil || ms.shadowed != sm || ms.of != m {
-			ms.shadow, ms.shadowed = c.store.shadows.policy(r, sm), sm
+		if r.Breakers = st.breakers[*m.Breaker]; r.Breakers == nil {
+			if len(st.breakers) >= maxTables {
+				clear(st.breakers)
+			}
+			r.Breakers = breaker.NewTable(m.Breaker, maxBreakers)
+			st.breakers[*m.Breaker] = r.Breakers
 		}
-		r.Shadow = ms.shadow
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
+	"github.com/trunkline/trunkline/policy/outlier"
 )
 
 // Options are the settings of all pools. Immutable.
@@ -83,7 +84,7 @@ func (r *Registry) Endpoint(cluster, address string, o *Options) *Endpoint {
 		e.opts.Store(o)
 		return e
 	}
-	e := &Endpoint{Endpoint: balance.NewEndpoint(address), Cluster: cluster, Stats: r.tel.Endpoint(cluster, address), reg: r}
+	e := &Endpoint{Endpoint: balance.NewEndpoint(address), Cluster: cluster, Host: outlier.NewHost(), Stats: r.tel.Endpoint(cluster, address), reg: r}
 	for _, s := range r.shards {
 		e.pools = append(e.pools, &Pool{ep: e, shard: s})
 	}
@@ -140,6 +141,7 @@ type Endpoint struct {
 	Cluster           string              // set once
 	Stats             *telemetry.Endpoint // set once
 	Connections       atomic.Int64        // open ones, of all shards
+	Host              *outlier.Host       // how attempts at it ended, for outlier detection; set once
 
 	reg      *Registry
 	opts     atomic.Pointer[Options]
