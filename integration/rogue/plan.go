@@ -13,7 +13,7 @@ import (
 // Parse reads a plan: a script per attempt, separated by "|"; each is a word, with arguments after a colon. Numbers are gRPC
 // statuses or HTTP/2 codes, durations Go's:
 //
-//	ok  big:BYTES  trailers:STATUS  message:STATUS  only:STATUS  pushback:STATUS,VALUE[,VALUE]
+//	ok  big:BYTES  trailers:STATUS[,PUSHBACK...]  message:STATUS  only:STATUS  pushback:STATUS,VALUE[,VALUE]
 //	reset:CODE  unread:CODE  refused  headers-reset:CODE  partial-reset:CODE
 //	slow:HEADERS[,MESSAGE[,TRAILERS]]  silent  headers-silent  early  early-only:STATUS
 //	cut-unread  cut  cut-response  goaway  goaway-graceful  http:STATUS  cuts:NUMBER  cuts-fail:NUMBER (with UNAVAILABLE)
@@ -107,6 +107,9 @@ func parseStep(word string, args []string) (Script, error) {
 			}
 		}
 		return Slow(d[0], d[1], d[2]), nil
+	case word == "trailers" && len(args) >= 2:
+		n, err := strconv.Atoi(args[0])
+		return Trailers(codes.Code(n), pushbacks(args[1:])...), err
 	case word == "pushback" && len(args) >= 2:
 		n, err := strconv.Atoi(args[0])
 		return Pushback(codes.Code(n), args[1:]...), err

@@ -70,11 +70,14 @@ func Only(code codes.Code, message string, pairs ...string) Script {
 
 // Pushback sends a Trailers-Only reply with grpc-retry-pushback-ms fields.
 func Pushback(code codes.Code, values ...string) Script {
-	var pairs []string
+	return Only(code, "rogue: pushback", pushbacks(values)...)
+}
+
+func pushbacks(values []string) (pairs []string) {
 	for _, v := range values {
 		pairs = append(pairs, "grpc-retry-pushback-ms", v)
 	}
-	return Only(code, "rogue: pushback", pairs...)
+	return pairs
 }
 
 // Reset executes the call and answers with RST_STREAM alone.

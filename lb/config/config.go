@@ -7,6 +7,7 @@
 //	document.go   bytes -> YAML nodes; syntax, one document, bounded
 //	schema.go     nodes against the protobuf descriptor: unknown keys, wrong types; remembers where each path stands
 //	(protoyaml)   nodes -> message; it alone decides what a value means
+//	policies.go   the service configs, which policy/serviceconfig reads: as mappings, or as text in a scalar
 //	rules.go      protovalidate's rules -> problems with a place
 //	semantics.go  what spans several fields: duplicates, references, addresses, method names
 //	defaults.go   what is absent
@@ -24,6 +25,7 @@ import (
 	"strings"
 
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
+	"go.yaml.in/yaml/v3"
 )
 
 // maxFileBytes bounds what Load reads: a larger "config" is a mistake.
@@ -94,10 +96,11 @@ func Parse(name string, data []byte) (*configv1.Config, []Warning, error) {
 }
 
 func parse(name string, data []byte, limit int) (*configv1.Config, []Warning, error) {
-	r := &report{file: name, limit: limit, at: map[string]place{}, said: map[string]bool{}, unread: map[string]bool{}}
+	r := newReport(name, data, limit)
 	cfg := &configv1.Config{}
 	if root := r.readDocument(data); root != nil {
 		r.decode(root, cfg)
+		r.checkPolicies(cfg)
 		r.checkRules(cfg)
 		r.checkSemantics(cfg)
 	}
@@ -126,13 +129,22 @@ type place struct{ line, column int }
 // report collects what Parse finds. It lives for one Parse.
 type report struct {
 	file     string
-	at       map[string]place // where each field path stands; "" is the document
-	said     map[string]bool  // paths that have an error already: one is enough
-	unread   map[string]bool  // paths whose value is not in the message: nothing more is said about them and what is in them
+	data     []byte                // the whole text
+	policies map[string]*yaml.Node // what stands under the keys that hold a service config
+	at       map[string]place      // where each field path stands; "" is the document
+	said     map[string]bool       // paths that have an error already: one is enough
+	unread   map[string]bool       // paths whose value is not in the message: nothing more is said about them and what is in them
 	errors   Errors
 	warnings []Warning
 	nodes    int // visited so far, aliases counted each time
 	limit    int // of nodes
+}
+
+func newReport(name string, data []byte, limit int) *report {
+	return &report{
+		file: name, data: data, limit: limit,
+		at: map[string]place{}, said: map[string]bool{}, unread: map[string]bool{}, policies: map[string]*yaml.Node{},
+	}
 }
 
 // errorf reports what is wrong at path, unless something was said about it, or it could not be read.

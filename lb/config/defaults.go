@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -48,9 +49,6 @@ func applyDefaults(cfg *configv1.Config, env func(string) string) {
 	dur(&cfg.Discovery.Reflection.Interval, 30*time.Second)
 	dur(&cfg.Discovery.Reflection.Timeout, 5*time.Second)
 
-	for _, c := range cfg.Clusters {
-		str(&c.LoadBalancing, LeastRequest)
-	}
 	set(&cfg.Upstream)
 	upstreamDefaults(cfg.Upstream)
 
@@ -60,6 +58,15 @@ func applyDefaults(cfg *configv1.Config, env func(string) string) {
 	opt(&cfg.Limits.BufferBytesPerConnection, 32<<20)
 	opt(&cfg.Limits.ReplayBytesPerCall, 64<<10)
 	opt(&cfg.Limits.StreamWindowBytes, 1<<20)
+
+	set(&cfg.Overload)
+	opt(&cfg.Overload.MemoryShare, 0.9)
+	opt(&cfg.Overload.CpuShare, 0)
+	dur(&cfg.Overload.QueueDelay, 0)
+	dur(&cfg.Overload.Pushback, time.Second)
+	set(&cfg.Decisions)
+	opt(&cfg.Decisions.Keep, 1000)
+	opt(&cfg.Decisions.KeepFailed, 1000)
 
 	set(&cfg.Drain)
 	dur(&cfg.Drain.Timeout, 30*time.Second)
@@ -163,14 +170,24 @@ func UpstreamFor(cfg *configv1.Config, cluster string) *configv1.Upstream {
 	return u
 }
 
-// LoadBalancingFor is one cluster's balancer: LeastRequest or RoundRobin.
+// LoadBalancingFor is one cluster's balancer, as far as the file's clusters say: LeastRequest or RoundRobin.
 func LoadBalancingFor(cfg *configv1.Config, cluster string) string {
+	return BalancerFor(cfg, cluster, nil)
+}
+
+// BalancerFor is one cluster's balancer, LeastRequest or RoundRobin: what clusters[].loadBalancing says, else the
+// loadBalancingConfig of the service config that holds for the cluster (nil: none), else LeastRequest.
+func BalancerFor(cfg *configv1.Config, cluster string, sc *serviceconfig.Config) string {
+	said := ""
 	for _, c := range cfg.GetClusters() {
 		if c.GetName() == cluster {
-			return cmp.Or(c.GetLoadBalancing(), LeastRequest)
+			said = c.GetLoadBalancing()
 		}
 	}
-	return LeastRequest
+	if said == "" && sc != nil {
+		said = sc.LoadBalancing
+	}
+	return cmp.Or(said, LeastRequest)
 }
 
 func set[T any](p **T) {

@@ -31,6 +31,9 @@ func FuzzParse(f *testing.F) {
 			if !proto.Equal(before, cfg) {
 				t.Error("ApplyDefaults changes a config that has its defaults")
 			}
+			if _, _, err := ServiceConfig(cfg); err != nil {
+				t.Errorf("the service config that was good is not: %v", err)
+			}
 			return
 		}
 		var problems Errors

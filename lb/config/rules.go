@@ -7,6 +7,7 @@ import (
 
 	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"buf.build/go/protovalidate"
+	"github.com/trunkline/trunkline/policy/serviceconfig/document"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -59,7 +60,7 @@ func ruleMessage(v *protovalidate.Violation) string {
 		}
 		got := v.FieldValue.String()
 		msg := fmt.Sprintf("%q is not one of %s", got, strings.Join(allowed, ", "))
-		if guess := nearest(got, allowed); guess != "" {
+		if guess := document.Nearest(got, allowed); guess != "" {
 			msg += fmt.Sprintf("; did you mean %q?", guess)
 		}
 		return msg

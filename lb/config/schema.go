@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"buf.build/go/protoyaml"
+	"github.com/trunkline/trunkline/policy/serviceconfig/document"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -58,7 +59,7 @@ func (r *report) visit(n *yaml.Node, path string) *yaml.Node {
 func (r *report) message(n *yaml.Node, path string, desc protoreflect.MessageDescriptor) map[string]any {
 	n = r.visit(n, path)
 	if n.Kind != yaml.MappingNode {
-		r.unreadable(path, "expected a mapping with keys like %s, got %s", someKeys(desc), describe(n))
+		r.unreadable(path, "expected a mapping with keys like %s, got %s", someKeys(desc), document.Describe(n))
 		return nil
 	}
 	out := map[string]any{}
@@ -82,7 +83,7 @@ func (r *report) entries(n *yaml.Node, path string, pathOf func(key string) stri
 		for i := 0; i+1 < len(n.Content) && r.nodes < r.limit; i += 2 {
 			k, v := n.Content[i], n.Content[i+1]
 			if k.Kind != yaml.ScalarNode {
-				r.errorAt(k, path, "a key must be a plain word, got %s", describe(k))
+				r.errorAt(k, path, "a key must be a plain word, got %s", document.Describe(k))
 				continue
 			}
 			if k.ShortTag() == "!!merge" {
@@ -115,7 +116,7 @@ func (r *report) unknownKey(path, key string, desc protoreflect.MessageDescripto
 		return
 	}
 	known := keys(desc)
-	if guess := nearest(key, known); guess != "" {
+	if guess := document.Nearest(key, known); guess != "" {
 		r.unreadable(full, "unknown key; did you mean %q?", guess)
 		r.said[join(path, guess)] = true // that it is missing needs no second message
 		return
@@ -130,14 +131,14 @@ func (r *report) field(n *yaml.Node, path string, field protoreflect.FieldDescri
 	n = r.visit(n, path)
 	r.at[path] = here // the key's place, not the value's
 	switch {
-	case isNull(n):
+	case document.IsNull(n):
 		r.unreadable(path, "has no value: remove the key, or write %s", emptyValue(field))
 		return nil
 	case field.IsMap():
 		return r.stringMap(n, path)
 	case field.IsList():
 		if n.Kind != yaml.SequenceNode {
-			r.unreadable(path, "expected a list (\"- ...\" lines, or [a, b]), got %s", describe(n))
+			r.unreadable(path, "expected a list (\"- ...\" lines, or [a, b]), got %s", document.Describe(n))
 			return nil
 		}
 		list := []any{}
@@ -158,7 +159,7 @@ func (r *report) field(n *yaml.Node, path string, field protoreflect.FieldDescri
 
 func (r *report) stringMap(n *yaml.Node, path string) any {
 	if n.Kind != yaml.MappingNode {
-		r.unreadable(path, "expected a mapping of strings like { key: value }, got %s", describe(n))
+		r.unreadable(path, "expected a mapping of strings like { key: value }, got %s", document.Describe(n))
 		return nil
 	}
 	out := map[string]any{}
@@ -173,6 +174,10 @@ func (r *report) stringMap(n *yaml.Node, path string) any {
 
 // single returns the JSON value of a field that is neither list nor map, or of one item of a list.
 func (r *report) single(n *yaml.Node, path string, field protoreflect.FieldDescriptor) any {
+	if holdsPolicy(field) {
+		r.policies[path] = n // checkPolicies reads it
+		return nil
+	}
 	if field.Message() != nil && field.Message().FullName() != "google.protobuf.Duration" {
 		if m := r.message(n, path, field.Message()); m != nil {
 			return m
@@ -237,8 +242,8 @@ func (r *report) duration(text, path string) any {
 func (r *report) scalar(n *yaml.Node, path string) (string, bool) {
 	switch {
 	case n.Kind != yaml.ScalarNode:
-		r.unreadable(path, "expected a single value, got %s", describe(n))
-	case isNull(n):
+		r.unreadable(path, "expected a single value, got %s", document.Describe(n))
+	case document.IsNull(n):
 		r.unreadable(path, "has no value: remove it, or write \"\"")
 	case strings.ContainsFunc(n.Value, unicode.IsControl):
 		r.unreadable(path, "contains a control character: write it on one line, without line breaks and tabs") // not its value: it may be a secret
@@ -261,33 +266,10 @@ func emptyValue(field protoreflect.FieldDescriptor) string {
 		return "{}"
 	case field.IsList():
 		return "[]"
-	case field.Message() != nil && field.Message().FullName() != "google.protobuf.Duration":
+	case field.Message() != nil && field.Message().FullName() != "google.protobuf.Duration", holdsPolicy(field):
 		return "{} for its defaults"
 	}
 	return "one"
-}
-
-func describe(n *yaml.Node) string {
-	for n.Kind == yaml.AliasNode && n.Alias != nil {
-		n = n.Alias
-	}
-	switch n.Kind {
-	case yaml.MappingNode:
-		return "a mapping"
-	case yaml.SequenceNode:
-		return "a list"
-	}
-	if isNull(n) {
-		return "nothing"
-	}
-	return fmt.Sprintf("%q", shorten(n.Value))
-}
-
-func shorten(s string) string {
-	if r := []rune(s); len(r) > 60 {
-		return string(r[:60]) + "..."
-	}
-	return s
 }
 
 func keys(desc protoreflect.MessageDescriptor) []string {

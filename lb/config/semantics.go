@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/trunkline/trunkline/policy/serviceconfig/document"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
@@ -164,7 +165,7 @@ func (r *report) checkReferences(cfg *configv1.Config, clusters map[string]strin
 			return
 		}
 		hint := ""
-		if guess := nearest(name, known); guess != "" {
+		if guess := document.Nearest(name, known); guess != "" {
 			hint = fmt.Sprintf("; did you mean %q?", guess)
 		}
 		if !consul {

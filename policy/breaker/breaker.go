@@ -146,8 +146,8 @@ func (b *Breaker) takePlace(p *phase, now int64) bool {
 	for {
 		n := p.places.Load()
 		if n < int64(b.s.Probes) {
+			p.granted.Store(now) // before the place is taken: whoever finds none free must not find an old time
 			if p.places.CompareAndSwap(n, n+1) {
-				p.granted.Store(now)
 				return true
 			}
 			continue
@@ -156,8 +156,7 @@ func (b *Breaker) takePlace(p *phase, now int64) bool {
 		if now-last < int64(b.s.OpenFor) {
 			return false
 		}
-		if p.granted.CompareAndSwap(last, now) {
-			p.places.Store(1)
+		if p.granted.CompareAndSwap(last, now) && p.places.CompareAndSwap(n, 1) {
 			return true
 		}
 	}

@@ -36,7 +36,7 @@ func TestNoResultIsLostWhenManyCountAtOnce(t *testing.T) {
 }
 
 func TestNoMoreProbesThanPlacesWhenManyAskAtOnce(t *testing.T) {
-	for range 200 {
+	for range 1000 {
 		b := New(&Settings{Consecutive: 1, Probes: 3})
 		call(b, 0, Fault)
 		var admitted atomic.Int64
@@ -58,6 +58,16 @@ func TestNoMoreProbesThanPlacesWhenManyAskAtOnce(t *testing.T) {
 		})
 		if admitted.Load() != 6 {
 			t.Fatalf("%d probes", admitted.Load())
+		}
+		b.Done(now, Neutral, true) // one place, given long after the others
+		now = 30 * second
+		together(func(int) {
+			if ok, _ := b.Admit(now); ok {
+				admitted.Add(1)
+			}
+		})
+		if n := admitted.Load(); n != 7 {
+			t.Fatalf("%d probes", n)
 		}
 	}
 }
@@ -211,5 +221,25 @@ func BenchmarkTableGetEvicts(b *testing.B) {
 	for b.Loop() {
 		table.Get("10.0.0.1:8080", names[i%len(names)], int64(i))
 		i++
+	}
+}
+
+func TestOpeningAndClosingAtOnceLeavesTheTablesCountRight(t *testing.T) {
+	for range 300 {
+		table := NewTable(&Settings{Consecutive: 1, OpenFor: 1, MaxOpenFor: 1, Probes: 1}, 1)
+		b := table.Get("", "", 0)
+		var clock atomic.Int64
+		together(func(worker int) {
+			for i := range 200 {
+				call(b, clock.Add(2), OK+Result((worker+i)%2))
+			}
+		})
+		want := int64(0)
+		if !b.Closed() {
+			want = 1
+		}
+		if got := table.open.Load(); got != want {
+			t.Fatalf("%d, want %d", got, want)
+		}
 	}
 }

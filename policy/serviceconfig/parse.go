@@ -21,11 +21,7 @@ func Parse(source string, text []byte, firstLine int) (*Config, []Problem) {
 	if len(text) > maxBytes {
 		return wrong(1, 1, fmt.Sprintf("is larger than %d KiB: this cannot be a service config", maxBytes>>10))
 	}
-	read := document.YAML
-	if document.LooksLikeJSON(text) {
-		read = document.JSON
-	}
-	root, err := read(text)
+	root, err := document.Parse(text)
 	if err != nil {
 		var e *document.Error
 		if errors.As(err, &e) {
@@ -33,19 +29,10 @@ func Parse(source string, text []byte, firstLine int) (*Config, []Problem) {
 		}
 		return wrong(1, 1, "is empty: write {} for the defaults, or remove it")
 	}
-	shift(root, firstLine-1, 0)
+	if firstLine != 1 {
+		document.Move(root, func(line, column int) (int, int) { return line + firstLine - 1, column })
+	}
 	return ParseNode(source, root)
-}
-
-// shift moves a whole document down.
-func shift(n *yaml.Node, lines, depth int) {
-	if lines == 0 || depth > 10*document.MaxDepth {
-		return
-	}
-	n.Line += lines
-	for _, c := range n.Content { // an alias's target is elsewhere in Content
-		shift(c, lines, depth+1)
-	}
 }
 
 // ParseNode makes a config of a mapping in the middle of a YAML file; the places of problems are those of the nodes. See

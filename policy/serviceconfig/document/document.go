@@ -29,6 +29,27 @@ func (e *Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Colum
 // ErrEmpty is returned by YAML for a text without any value.
 var ErrEmpty = errors.New("empty")
 
+// Parse returns the root of text: JSON if it begins with a brace, else YAML. The error is an *Error, or ErrEmpty.
+func Parse(text []byte) (*yaml.Node, error) {
+	if LooksLikeJSON(text) {
+		return JSON(text)
+	}
+	return YAML(text)
+}
+
+// Move gives every node below n, n included, the place that it has elsewhere, in a file that holds the text it came from.
+func Move(n *yaml.Node, to func(line, column int) (int, int)) { move(n, to, 0) }
+
+func move(n *yaml.Node, to func(line, column int) (int, int), depth int) {
+	if depth > 10*MaxDepth {
+		return // nobody reads that deep
+	}
+	n.Line, n.Column = to(n.Line, n.Column)
+	for _, c := range n.Content { // what an alias stands for is in the Content of another
+		move(c, to, depth+1)
+	}
+}
+
 // YAML returns the root of the one YAML document in text. The error is an *Error, or ErrEmpty.
 func YAML(text []byte) (*yaml.Node, error) {
 	if err := checkUTF8(text); err != nil {

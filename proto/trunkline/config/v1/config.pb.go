@@ -58,9 +58,25 @@ type Config struct {
 	// How a shutdown goes.
 	Drain *Drain `protobuf:"bytes,12,opt,name=drain,proto3" json:"drain,omitempty"`
 	// Lock domains, about one per core. 0, the default: GOMAXPROCS. Needs a restart.
-	Shards        uint32 `protobuf:"varint,13,opt,name=shards,proto3" json:"shards,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Shards uint32 `protobuf:"varint,13,opt,name=shards,proto3" json:"shards,omitempty"`
+	// When to refuse new calls because the process is short of memory or CPU.
+	Overload *Overload `protobuf:"bytes,14,opt,name=overload,proto3" json:"overload,omitempty"`
+	// The records that `trunkline explain` tells from.
+	Decisions *Decisions `protobuf:"bytes,15,opt,name=decisions,proto3" json:"decisions,omitempty"`
+	// gRPC's service config, for every cluster: timeouts, retries, hedging per method
+	// (https://github.com/grpc/grpc/blob/master/doc/service_config.md), and under its key "trunkline" what gRPC has no word for;
+	// the package comment of policy/serviceconfig has it all. In a file it is a mapping, or JSON text (as a client has it, in a
+	// block scalar); here it is JSON. A cluster's own document in Consul KV, trunkline/clusters/<name>/service-config, replaces
+	// it as a whole. Default: {}.
+	ServiceConfig string `protobuf:"bytes,20,opt,name=service_config,json=serviceConfig,proto3" json:"service_config,omitempty"`
+	// The part that may also stand in serviceConfig under "trunkline", beside one that comes verbatim from elsewhere; not in
+	// both places. In a file it is a mapping, or JSON text; here it is JSON.
+	Trunkline string `protobuf:"bytes,21,opt,name=trunkline,proto3" json:"trunkline,omitempty"`
+	// A service config that is only evaluated: beside the live one, with a report of the calls that would have ended otherwise.
+	// As serviceConfig, "trunkline" inside. Default: none.
+	ShadowServiceConfig string `protobuf:"bytes,22,opt,name=shadow_service_config,json=shadowServiceConfig,proto3" json:"shadow_service_config,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -184,6 +200,180 @@ func (x *Config) GetShards() uint32 {
 	return 0
 }
 
+func (x *Config) GetOverload() *Overload {
+	if x != nil {
+		return x.Overload
+	}
+	return nil
+}
+
+func (x *Config) GetDecisions() *Decisions {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+func (x *Config) GetServiceConfig() string {
+	if x != nil {
+		return x.ServiceConfig
+	}
+	return ""
+}
+
+func (x *Config) GetTrunkline() string {
+	if x != nil {
+		return x.Trunkline
+	}
+	return ""
+}
+
+func (x *Config) GetShadowServiceConfig() string {
+	if x != nil {
+		return x.ShadowServiceConfig
+	}
+	return ""
+}
+
+// Overload is when the process protects itself: new calls get RESOURCE_EXHAUSTED with pushback, live ones go on.
+type Overload struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most memory that the process should use, in bytes, from 16 MiB. Default: GOMEMLIMIT, else the cgroup's limit, else
+	// memory is not looked at.
+	MemoryBytes *uint64 `protobuf:"varint,1,opt,name=memory_bytes,json=memoryBytes,proto3,oneof" json:"memory_bytes,omitempty"`
+	// The share of memoryBytes from which new calls are refused, up to 1. 0: memory is not looked at. Default: 0.9.
+	MemoryShare *float64 `protobuf:"fixed64,2,opt,name=memory_share,json=memoryShare,proto3,oneof" json:"memory_share,omitempty"`
+	// The share of the cores at hand (GOMAXPROCS) from which new calls are refused, up to 1. Default: 0, CPU is not looked at.
+	CpuShare *float64 `protobuf:"fixed64,3,opt,name=cpu_share,json=cpuShare,proto3,oneof" json:"cpu_share,omitempty"`
+	// For how long goroutines may be kept waiting for a core (95th percentile) before new calls are refused. Default: 0s, not
+	// looked at.
+	QueueDelay *durationpb.Duration `protobuf:"bytes,4,opt,name=queue_delay,json=queueDelay,proto3" json:"queue_delay,omitempty"`
+	// What refused callers are told to wait before they try again. Default: 1s.
+	Pushback      *durationpb.Duration `protobuf:"bytes,5,opt,name=pushback,proto3" json:"pushback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Overload) Reset() {
+	*x = Overload{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Overload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Overload) ProtoMessage() {}
+
+func (x *Overload) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Overload.ProtoReflect.Descriptor instead.
+func (*Overload) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Overload) GetMemoryBytes() uint64 {
+	if x != nil && x.MemoryBytes != nil {
+		return *x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Overload) GetMemoryShare() float64 {
+	if x != nil && x.MemoryShare != nil {
+		return *x.MemoryShare
+	}
+	return 0
+}
+
+func (x *Overload) GetCpuShare() float64 {
+	if x != nil && x.CpuShare != nil {
+		return *x.CpuShare
+	}
+	return 0
+}
+
+func (x *Overload) GetQueueDelay() *durationpb.Duration {
+	if x != nil {
+		return x.QueueDelay
+	}
+	return nil
+}
+
+func (x *Overload) GetPushback() *durationpb.Duration {
+	if x != nil {
+		return x.Pushback
+	}
+	return nil
+}
+
+// Decisions is how many records of finished calls are kept in memory, in all shards together.
+type Decisions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last calls. 0: none. Default: 1000.
+	Keep *uint32 `protobuf:"varint,1,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
+	// The last failed and slow ones (accessLog.slowThreshold), beside. 0: none. Default: 1000.
+	KeepFailed    *uint32 `protobuf:"varint,2,opt,name=keep_failed,json=keepFailed,proto3,oneof" json:"keep_failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decisions) Reset() {
+	*x = Decisions{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decisions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decisions) ProtoMessage() {}
+
+func (x *Decisions) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decisions.ProtoReflect.Descriptor instead.
+func (*Decisions) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Decisions) GetKeep() uint32 {
+	if x != nil && x.Keep != nil {
+		return *x.Keep
+	}
+	return 0
+}
+
+func (x *Decisions) GetKeepFailed() uint32 {
+	if x != nil && x.KeepFailed != nil {
+		return *x.KeepFailed
+	}
+	return 0
+}
+
 // Listener is one address that takes calls, h2c by prior knowledge.
 type Listener struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -195,7 +385,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[1]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +397,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[1]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +410,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{1}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Listener) GetAddress() string {
@@ -241,7 +431,7 @@ type Admin struct {
 
 func (x *Admin) Reset() {
 	*x = Admin{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[2]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +443,7 @@ func (x *Admin) String() string {
 func (*Admin) ProtoMessage() {}
 
 func (x *Admin) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[2]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +456,7 @@ func (x *Admin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admin.ProtoReflect.Descriptor instead.
 func (*Admin) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{2}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Admin) GetAddress() string {
@@ -291,7 +481,7 @@ type Discovery struct {
 
 func (x *Discovery) Reset() {
 	*x = Discovery{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[3]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +493,7 @@ func (x *Discovery) String() string {
 func (*Discovery) ProtoMessage() {}
 
 func (x *Discovery) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[3]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +506,7 @@ func (x *Discovery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Discovery.ProtoReflect.Descriptor instead.
 func (*Discovery) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{3}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Discovery) GetConsul() *Consul {
@@ -351,7 +541,7 @@ type Static struct {
 
 func (x *Static) Reset() {
 	*x = Static{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +553,7 @@ func (x *Static) String() string {
 func (*Static) ProtoMessage() {}
 
 func (x *Static) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +566,7 @@ func (x *Static) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Static.ProtoReflect.Descriptor instead.
 func (*Static) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{4}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Static) GetClusters() []*StaticCluster {
@@ -401,7 +591,7 @@ type StaticCluster struct {
 
 func (x *StaticCluster) Reset() {
 	*x = StaticCluster{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +603,7 @@ func (x *StaticCluster) String() string {
 func (*StaticCluster) ProtoMessage() {}
 
 func (x *StaticCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +616,7 @@ func (x *StaticCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StaticCluster.ProtoReflect.Descriptor instead.
 func (*StaticCluster) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{5}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StaticCluster) GetName() string {
@@ -465,7 +655,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +667,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +680,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{6}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -549,7 +739,7 @@ type Consul struct {
 
 func (x *Consul) Reset() {
 	*x = Consul{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +751,7 @@ func (x *Consul) String() string {
 func (*Consul) ProtoMessage() {}
 
 func (x *Consul) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +764,7 @@ func (x *Consul) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consul.ProtoReflect.Descriptor instead.
 func (*Consul) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{7}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Consul) GetAddress() string {
@@ -676,7 +866,7 @@ type ConsulService struct {
 
 func (x *ConsulService) Reset() {
 	*x = ConsulService{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +878,7 @@ func (x *ConsulService) String() string {
 func (*ConsulService) ProtoMessage() {}
 
 func (x *ConsulService) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +891,7 @@ func (x *ConsulService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsulService.ProtoReflect.Descriptor instead.
 func (*ConsulService) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{8}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConsulService) GetName() string {
@@ -744,7 +934,7 @@ type ConsulTLS struct {
 
 func (x *ConsulTLS) Reset() {
 	*x = ConsulTLS{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +946,7 @@ func (x *ConsulTLS) String() string {
 func (*ConsulTLS) ProtoMessage() {}
 
 func (x *ConsulTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +959,7 @@ func (x *ConsulTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsulTLS.ProtoReflect.Descriptor instead.
 func (*ConsulTLS) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{9}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConsulTLS) GetCaFile() string {
@@ -821,7 +1011,7 @@ type MassDisappearance struct {
 
 func (x *MassDisappearance) Reset() {
 	*x = MassDisappearance{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +1023,7 @@ func (x *MassDisappearance) String() string {
 func (*MassDisappearance) ProtoMessage() {}
 
 func (x *MassDisappearance) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +1036,7 @@ func (x *MassDisappearance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MassDisappearance.ProtoReflect.Descriptor instead.
 func (*MassDisappearance) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{10}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MassDisappearance) GetShare() float64 {
@@ -878,7 +1068,7 @@ type Reflection struct {
 
 func (x *Reflection) Reset() {
 	*x = Reflection{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1080,7 @@ func (x *Reflection) String() string {
 func (*Reflection) ProtoMessage() {}
 
 func (x *Reflection) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1093,7 @@ func (x *Reflection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reflection.ProtoReflect.Descriptor instead.
 func (*Reflection) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Reflection) GetDisabled() bool {
@@ -940,7 +1130,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1142,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1155,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{12}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Route) GetMatch() *Match {
@@ -999,7 +1189,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1201,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1214,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Match) GetMethod() string {
@@ -1060,7 +1250,8 @@ type Cluster struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cluster's name in discovery.static, or the Consul service's.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// "least_request" (power of two choices) or "round_robin" (smooth, weighted). Default: "least_request".
+	// "least_request" (power of two choices) or "round_robin" (smooth, weighted). Given here it wins over the
+	// loadBalancingConfig of the cluster's service config. Default: what that says, else "least_request".
 	LoadBalancing string `protobuf:"bytes,2,opt,name=load_balancing,json=loadBalancing,proto3" json:"load_balancing,omitempty"`
 	// Overrides of the top-level upstream, by field.
 	Upstream      *Upstream `protobuf:"bytes,3,opt,name=upstream,proto3" json:"upstream,omitempty"`
@@ -1070,7 +1261,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1273,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1286,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Cluster) GetName() string {
@@ -1147,7 +1338,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1350,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1363,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Upstream) GetMaxStreamsPerConnection() uint32 {
@@ -1260,7 +1451,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1463,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1476,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Limits) GetMaxHeaderBytes() uint32 {
@@ -1336,7 +1527,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1539,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1552,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Drain) GetTimeout() *durationpb.Duration {
@@ -1401,7 +1592,7 @@ type Tracing struct {
 
 func (x *Tracing) Reset() {
 	*x = Tracing{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1604,7 @@ func (x *Tracing) String() string {
 func (*Tracing) ProtoMessage() {}
 
 func (x *Tracing) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1617,7 @@ func (x *Tracing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
 func (*Tracing) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Tracing) GetOtlpEndpoint() string {
@@ -1484,7 +1675,7 @@ type Metrics struct {
 
 func (x *Metrics) Reset() {
 	*x = Metrics{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1687,7 @@ func (x *Metrics) String() string {
 func (*Metrics) ProtoMessage() {}
 
 func (x *Metrics) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1700,7 @@ func (x *Metrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
 func (*Metrics) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Metrics) GetDisabled() bool {
@@ -1541,7 +1732,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1744,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1757,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AccessLog) GetMode() string {
@@ -1603,7 +1794,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1806,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1819,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Log) GetLevel() string {
@@ -1649,7 +1840,7 @@ var File_trunkline_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	" trunkline/config/v1/config.proto\x12\x13trunkline.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe9\x05\n" +
+	" trunkline/config/v1/config.proto\x12\x13trunkline.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\a\n" +
 	"\x06Config\x12;\n" +
 	"\tlisteners\x18\x01 \x03(\v2\x1d.trunkline.config.v1.ListenerR\tlisteners\x120\n" +
 	"\x05admin\x18\x02 \x01(\v2\x1a.trunkline.config.v1.AdminR\x05admin\x12<\n" +
@@ -1665,7 +1856,29 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	" \x01(\v2\x1d.trunkline.config.v1.UpstreamR\bupstream\x123\n" +
 	"\x06limits\x18\v \x01(\v2\x1b.trunkline.config.v1.LimitsR\x06limits\x120\n" +
 	"\x05drain\x18\f \x01(\v2\x1a.trunkline.config.v1.DrainR\x05drain\x12 \n" +
-	"\x06shards\x18\r \x01(\rB\b\xbaH\x05*\x03\x18\x80\x02R\x06shardsJ\x04\b\x14\x10\x15J\x04\b\x15\x10\x16R\x0eservice_configR\ttrunkline\"7\n" +
+	"\x06shards\x18\r \x01(\rB\b\xbaH\x05*\x03\x18\x80\x02R\x06shards\x129\n" +
+	"\boverload\x18\x0e \x01(\v2\x1d.trunkline.config.v1.OverloadR\boverload\x12<\n" +
+	"\tdecisions\x18\x0f \x01(\v2\x1e.trunkline.config.v1.DecisionsR\tdecisions\x12%\n" +
+	"\x0eservice_config\x18\x14 \x01(\tR\rserviceConfig\x12\x1c\n" +
+	"\ttrunkline\x18\x15 \x01(\tR\ttrunkline\x122\n" +
+	"\x15shadow_service_config\x18\x16 \x01(\tR\x13shadowServiceConfig\"\xfa\x02\n" +
+	"\bOverload\x12;\n" +
+	"\fmemory_bytes\x18\x01 \x01(\x04B\x13\xbaH\x102\x0e\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x80\x80\x80\bH\x00R\vmemoryBytes\x88\x01\x01\x12?\n" +
+	"\fmemory_share\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\vmemoryShare\x88\x01\x01\x129\n" +
+	"\tcpu_share\x18\x03 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\bcpuShare\x88\x01\x01\x12D\n" +
+	"\vqueue_delay\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\n" +
+	"queueDelay\x12?\n" +
+	"\bpushback\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\bpushbackB\x0f\n" +
+	"\r_memory_bytesB\x0f\n" +
+	"\r_memory_shareB\f\n" +
+	"\n" +
+	"_cpu_share\"y\n" +
+	"\tDecisions\x12\"\n" +
+	"\x04keep\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\x04keep\x88\x01\x01\x12/\n" +
+	"\vkeep_failed\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\n" +
+	"keepFailed\x88\x01\x01B\a\n" +
+	"\x05_keepB\x0e\n" +
+	"\f_keep_failed\"7\n" +
 	"\bListener\x12 \n" +
 	"\aaddress\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aaddressJ\x04\b\x02\x10\x03R\x03tls\"!\n" +
 	"\x05Admin\x12\x18\n" +
@@ -1809,76 +2022,82 @@ func file_trunkline_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_trunkline_config_v1_config_proto_rawDescData
 }
 
-var file_trunkline_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_trunkline_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_trunkline_config_v1_config_proto_goTypes = []any{
 	(*Config)(nil),              // 0: trunkline.config.v1.Config
-	(*Listener)(nil),            // 1: trunkline.config.v1.Listener
-	(*Admin)(nil),               // 2: trunkline.config.v1.Admin
-	(*Discovery)(nil),           // 3: trunkline.config.v1.Discovery
-	(*Static)(nil),              // 4: trunkline.config.v1.Static
-	(*StaticCluster)(nil),       // 5: trunkline.config.v1.StaticCluster
-	(*Endpoint)(nil),            // 6: trunkline.config.v1.Endpoint
-	(*Consul)(nil),              // 7: trunkline.config.v1.Consul
-	(*ConsulService)(nil),       // 8: trunkline.config.v1.ConsulService
-	(*ConsulTLS)(nil),           // 9: trunkline.config.v1.ConsulTLS
-	(*MassDisappearance)(nil),   // 10: trunkline.config.v1.MassDisappearance
-	(*Reflection)(nil),          // 11: trunkline.config.v1.Reflection
-	(*Route)(nil),               // 12: trunkline.config.v1.Route
-	(*Match)(nil),               // 13: trunkline.config.v1.Match
-	(*Cluster)(nil),             // 14: trunkline.config.v1.Cluster
-	(*Upstream)(nil),            // 15: trunkline.config.v1.Upstream
-	(*Limits)(nil),              // 16: trunkline.config.v1.Limits
-	(*Drain)(nil),               // 17: trunkline.config.v1.Drain
-	(*Tracing)(nil),             // 18: trunkline.config.v1.Tracing
-	(*Metrics)(nil),             // 19: trunkline.config.v1.Metrics
-	(*AccessLog)(nil),           // 20: trunkline.config.v1.AccessLog
-	(*Log)(nil),                 // 21: trunkline.config.v1.Log
-	nil,                         // 22: trunkline.config.v1.Endpoint.MetaEntry
-	nil,                         // 23: trunkline.config.v1.Tracing.HeadersEntry
-	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
+	(*Overload)(nil),            // 1: trunkline.config.v1.Overload
+	(*Decisions)(nil),           // 2: trunkline.config.v1.Decisions
+	(*Listener)(nil),            // 3: trunkline.config.v1.Listener
+	(*Admin)(nil),               // 4: trunkline.config.v1.Admin
+	(*Discovery)(nil),           // 5: trunkline.config.v1.Discovery
+	(*Static)(nil),              // 6: trunkline.config.v1.Static
+	(*StaticCluster)(nil),       // 7: trunkline.config.v1.StaticCluster
+	(*Endpoint)(nil),            // 8: trunkline.config.v1.Endpoint
+	(*Consul)(nil),              // 9: trunkline.config.v1.Consul
+	(*ConsulService)(nil),       // 10: trunkline.config.v1.ConsulService
+	(*ConsulTLS)(nil),           // 11: trunkline.config.v1.ConsulTLS
+	(*MassDisappearance)(nil),   // 12: trunkline.config.v1.MassDisappearance
+	(*Reflection)(nil),          // 13: trunkline.config.v1.Reflection
+	(*Route)(nil),               // 14: trunkline.config.v1.Route
+	(*Match)(nil),               // 15: trunkline.config.v1.Match
+	(*Cluster)(nil),             // 16: trunkline.config.v1.Cluster
+	(*Upstream)(nil),            // 17: trunkline.config.v1.Upstream
+	(*Limits)(nil),              // 18: trunkline.config.v1.Limits
+	(*Drain)(nil),               // 19: trunkline.config.v1.Drain
+	(*Tracing)(nil),             // 20: trunkline.config.v1.Tracing
+	(*Metrics)(nil),             // 21: trunkline.config.v1.Metrics
+	(*AccessLog)(nil),           // 22: trunkline.config.v1.AccessLog
+	(*Log)(nil),                 // 23: trunkline.config.v1.Log
+	nil,                         // 24: trunkline.config.v1.Endpoint.MetaEntry
+	nil,                         // 25: trunkline.config.v1.Tracing.HeadersEntry
+	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
 }
 var file_trunkline_config_v1_config_proto_depIdxs = []int32{
-	1,  // 0: trunkline.config.v1.Config.listeners:type_name -> trunkline.config.v1.Listener
-	2,  // 1: trunkline.config.v1.Config.admin:type_name -> trunkline.config.v1.Admin
-	3,  // 2: trunkline.config.v1.Config.discovery:type_name -> trunkline.config.v1.Discovery
-	12, // 3: trunkline.config.v1.Config.routes:type_name -> trunkline.config.v1.Route
-	14, // 4: trunkline.config.v1.Config.clusters:type_name -> trunkline.config.v1.Cluster
-	18, // 5: trunkline.config.v1.Config.tracing:type_name -> trunkline.config.v1.Tracing
-	19, // 6: trunkline.config.v1.Config.metrics:type_name -> trunkline.config.v1.Metrics
-	20, // 7: trunkline.config.v1.Config.access_log:type_name -> trunkline.config.v1.AccessLog
-	21, // 8: trunkline.config.v1.Config.log:type_name -> trunkline.config.v1.Log
-	15, // 9: trunkline.config.v1.Config.upstream:type_name -> trunkline.config.v1.Upstream
-	16, // 10: trunkline.config.v1.Config.limits:type_name -> trunkline.config.v1.Limits
-	17, // 11: trunkline.config.v1.Config.drain:type_name -> trunkline.config.v1.Drain
-	7,  // 12: trunkline.config.v1.Discovery.consul:type_name -> trunkline.config.v1.Consul
-	4,  // 13: trunkline.config.v1.Discovery.static:type_name -> trunkline.config.v1.Static
-	11, // 14: trunkline.config.v1.Discovery.reflection:type_name -> trunkline.config.v1.Reflection
-	5,  // 15: trunkline.config.v1.Static.clusters:type_name -> trunkline.config.v1.StaticCluster
-	6,  // 16: trunkline.config.v1.StaticCluster.endpoints:type_name -> trunkline.config.v1.Endpoint
-	22, // 17: trunkline.config.v1.Endpoint.meta:type_name -> trunkline.config.v1.Endpoint.MetaEntry
-	8,  // 18: trunkline.config.v1.Consul.services:type_name -> trunkline.config.v1.ConsulService
-	9,  // 19: trunkline.config.v1.Consul.tls:type_name -> trunkline.config.v1.ConsulTLS
-	10, // 20: trunkline.config.v1.Consul.mass_disappearance:type_name -> trunkline.config.v1.MassDisappearance
-	24, // 21: trunkline.config.v1.MassDisappearance.hold_for:type_name -> google.protobuf.Duration
-	24, // 22: trunkline.config.v1.Reflection.interval:type_name -> google.protobuf.Duration
-	24, // 23: trunkline.config.v1.Reflection.timeout:type_name -> google.protobuf.Duration
-	13, // 24: trunkline.config.v1.Route.match:type_name -> trunkline.config.v1.Match
-	15, // 25: trunkline.config.v1.Cluster.upstream:type_name -> trunkline.config.v1.Upstream
-	24, // 26: trunkline.config.v1.Upstream.connect_timeout:type_name -> google.protobuf.Duration
-	24, // 27: trunkline.config.v1.Upstream.idle_timeout:type_name -> google.protobuf.Duration
-	24, // 28: trunkline.config.v1.Upstream.keepalive_interval:type_name -> google.protobuf.Duration
-	24, // 29: trunkline.config.v1.Upstream.keepalive_timeout:type_name -> google.protobuf.Duration
-	24, // 30: trunkline.config.v1.Upstream.min_backoff:type_name -> google.protobuf.Duration
-	24, // 31: trunkline.config.v1.Upstream.max_backoff:type_name -> google.protobuf.Duration
-	24, // 32: trunkline.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
-	24, // 33: trunkline.config.v1.Drain.delay:type_name -> google.protobuf.Duration
-	23, // 34: trunkline.config.v1.Tracing.headers:type_name -> trunkline.config.v1.Tracing.HeadersEntry
-	24, // 35: trunkline.config.v1.AccessLog.slow_threshold:type_name -> google.protobuf.Duration
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	3,  // 0: trunkline.config.v1.Config.listeners:type_name -> trunkline.config.v1.Listener
+	4,  // 1: trunkline.config.v1.Config.admin:type_name -> trunkline.config.v1.Admin
+	5,  // 2: trunkline.config.v1.Config.discovery:type_name -> trunkline.config.v1.Discovery
+	14, // 3: trunkline.config.v1.Config.routes:type_name -> trunkline.config.v1.Route
+	16, // 4: trunkline.config.v1.Config.clusters:type_name -> trunkline.config.v1.Cluster
+	20, // 5: trunkline.config.v1.Config.tracing:type_name -> trunkline.config.v1.Tracing
+	21, // 6: trunkline.config.v1.Config.metrics:type_name -> trunkline.config.v1.Metrics
+	22, // 7: trunkline.config.v1.Config.access_log:type_name -> trunkline.config.v1.AccessLog
+	23, // 8: trunkline.config.v1.Config.log:type_name -> trunkline.config.v1.Log
+	17, // 9: trunkline.config.v1.Config.upstream:type_name -> trunkline.config.v1.Upstream
+	18, // 10: trunkline.config.v1.Config.limits:type_name -> trunkline.config.v1.Limits
+	19, // 11: trunkline.config.v1.Config.drain:type_name -> trunkline.config.v1.Drain
+	1,  // 12: trunkline.config.v1.Config.overload:type_name -> trunkline.config.v1.Overload
+	2,  // 13: trunkline.config.v1.Config.decisions:type_name -> trunkline.config.v1.Decisions
+	26, // 14: trunkline.config.v1.Overload.queue_delay:type_name -> google.protobuf.Duration
+	26, // 15: trunkline.config.v1.Overload.pushback:type_name -> google.protobuf.Duration
+	9,  // 16: trunkline.config.v1.Discovery.consul:type_name -> trunkline.config.v1.Consul
+	6,  // 17: trunkline.config.v1.Discovery.static:type_name -> trunkline.config.v1.Static
+	13, // 18: trunkline.config.v1.Discovery.reflection:type_name -> trunkline.config.v1.Reflection
+	7,  // 19: trunkline.config.v1.Static.clusters:type_name -> trunkline.config.v1.StaticCluster
+	8,  // 20: trunkline.config.v1.StaticCluster.endpoints:type_name -> trunkline.config.v1.Endpoint
+	24, // 21: trunkline.config.v1.Endpoint.meta:type_name -> trunkline.config.v1.Endpoint.MetaEntry
+	10, // 22: trunkline.config.v1.Consul.services:type_name -> trunkline.config.v1.ConsulService
+	11, // 23: trunkline.config.v1.Consul.tls:type_name -> trunkline.config.v1.ConsulTLS
+	12, // 24: trunkline.config.v1.Consul.mass_disappearance:type_name -> trunkline.config.v1.MassDisappearance
+	26, // 25: trunkline.config.v1.MassDisappearance.hold_for:type_name -> google.protobuf.Duration
+	26, // 26: trunkline.config.v1.Reflection.interval:type_name -> google.protobuf.Duration
+	26, // 27: trunkline.config.v1.Reflection.timeout:type_name -> google.protobuf.Duration
+	15, // 28: trunkline.config.v1.Route.match:type_name -> trunkline.config.v1.Match
+	17, // 29: trunkline.config.v1.Cluster.upstream:type_name -> trunkline.config.v1.Upstream
+	26, // 30: trunkline.config.v1.Upstream.connect_timeout:type_name -> google.protobuf.Duration
+	26, // 31: trunkline.config.v1.Upstream.idle_timeout:type_name -> google.protobuf.Duration
+	26, // 32: trunkline.config.v1.Upstream.keepalive_interval:type_name -> google.protobuf.Duration
+	26, // 33: trunkline.config.v1.Upstream.keepalive_timeout:type_name -> google.protobuf.Duration
+	26, // 34: trunkline.config.v1.Upstream.min_backoff:type_name -> google.protobuf.Duration
+	26, // 35: trunkline.config.v1.Upstream.max_backoff:type_name -> google.protobuf.Duration
+	26, // 36: trunkline.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
+	26, // 37: trunkline.config.v1.Drain.delay:type_name -> google.protobuf.Duration
+	25, // 38: trunkline.config.v1.Tracing.headers:type_name -> trunkline.config.v1.Tracing.HeadersEntry
+	26, // 39: trunkline.config.v1.AccessLog.slow_threshold:type_name -> google.protobuf.Duration
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_config_v1_config_proto_init() }
@@ -1886,19 +2105,21 @@ func file_trunkline_config_v1_config_proto_init() {
 	if File_trunkline_config_v1_config_proto != nil {
 		return
 	}
-	file_trunkline_config_v1_config_proto_msgTypes[6].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[10].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[15].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[16].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[1].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[2].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[8].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[12].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[17].OneofWrappers = []any{}
 	file_trunkline_config_v1_config_proto_msgTypes[18].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[19].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[20].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trunkline_config_v1_config_proto_rawDesc), len(file_trunkline_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
