@@ -16,6 +16,7 @@ import (
 	"github.com/trunkline/trunkline/discovery/reflection"
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/forward"
+	"github.com/trunkline/trunkline/lb/health"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/upstream"
@@ -90,11 +91,25 @@ func (s *Server) compile() error {
 	if old := s.gen.Load(); old != nil {
 		g.Number = old.Number + 1
 	}
+	s.watch(c)
 	s.gen.Store(g)
 	s.targets = c.states
 	s.registry.Retire(c.keep)
 	s.notify()
 	return nil
+}
+
+// watch has the endpoints of all clusters watched as their policies say, before the generation that has them is in force. s.mu is held.
+func (s *Server) watch(c *compiler) {
+	for name, st := range c.states {
+		members := make([]health.Member, 0, len(st.endpoints))
+		for _, e := range st.endpoints {
+			members = append(members, health.Member{Address: e.Address, Endpoint: e.Endpoint, Host: e.Host})
+		}
+		p := c.policy(name)
+		s.keeper.Set(name, members, p.Group, &p.Cluster)
+	}
+	s.keeper.Retire(func(name string) bool { return c.states[name] != nil })
 }
 
 // ground is what a compilation stands on: a running Server's, or what there is without one (see Explain).

@@ -22,6 +22,7 @@ import (
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/forward"
+	"github.com/trunkline/trunkline/lb/health"
 	"github.com/trunkline/trunkline/lb/listener"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
@@ -60,6 +61,7 @@ type Server struct {
 	tel        *telemetry.Telemetry
 	registry   *upstream.Registry
 	policies   *policies.Store
+	keeper     *health.Keeper
 	books      decision.Books // by shard
 	hub        *hub.Hub
 	builtin    *builtin
@@ -151,22 +153,24 @@ func (s *Server) startShards() {
 	if n == 0 {
 		n = min(runtime.GOMAXPROCS(0), maxShards)
 	}
-	handlers := make([]upstream.StreamHandler, n)
-	for i := range n {
-		sh := shard.New(i, s.started, uint64(s.started.UnixNano()))
-		book := decision.NewBook(1000/n, 1000/n, time.Second, forward.Lock(sh))
-		f := forward.New(sh, &s.gen, s.tel, s.log, forward.Options{Book: book})
-		s.books = append(s.books, book)
-		s.shards = append(s.shards, sh)
-		s.forwarders = append(s.forwarders, f)
-		handlers[i] = f.Upstream()
-	}
 	dial := s.opts.Dial
 	if dial == nil {
 		d := &net.Dialer{}
 		dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
 	}
+	s.keeper = health.New(s.log, dial)
+	handlers := make([]upstream.StreamHandler, n)
+	for i := range n {
+		sh := shard.New(i, s.started, uint64(s.started.UnixNano()))
+		book := decision.NewBook(1000/n, 1000/n, time.Second, forward.Lock(sh))
+		f := forward.New(sh, &s.gen, s.tel, s.log, forward.Options{Book: book, Tripped: s.keeper.Tripped})
+		s.books = append(s.books, book)
+		s.shards = append(s.shards, sh)
+		s.forwarders = append(s.forwarders, f)
+		handlers[i] = f.Upstream()
+	}
 	s.registry = upstream.NewRegistry(s.ctx, s.log, s.tel, s.builtin.dialer(dial), s.shards, handlers)
+	s.registry.Moved = s.keeper.Moved
 }
 
 // listenerSettings is what clients get.
@@ -274,6 +278,9 @@ func (s *Server) close() {
 	}
 	if s.admin != nil {
 		s.admin.Close()
+	}
+	if s.keeper != nil {
+		s.keeper.Close()
 	}
 	if s.registry != nil {
 		s.registry.Close()

@@ -17,10 +17,11 @@ import (
 func (c *Call) admit() {
 	f, r := c.f, c.rules
 	c.canRepeat = r.Retry != nil || r.Hedge != nil
-	if f.overload != nil {
-		if why := f.overload.Shedding(); why != nil {
-			c.note(decision.Note{Kind: decision.NoteOverload, Text: why.Why, Wait: why.Pushback, Refused: true})
-			c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "OVERLOADED", message: why.Why, after: why.Pushback})
+	if f.shedding != nil {
+		if why, pushback := f.shedding(); why != "" {
+			c.note(decision.Note{Kind: decision.NoteOverload, Text: why, Wait: pushback, Refused: true})
+			f.rec.Limited(r.Cluster.Name, telemetry.LimitOverload)
+			c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "OVERLOADED", message: why, after: pushback})
 			return
 		}
 	}

@@ -4,10 +4,10 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/lb/decision"
-	"github.com/trunkline/trunkline/lb/overload"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
@@ -53,15 +53,16 @@ type Forwarder struct {
 	isClosed   func(member int) bool
 	full, shut bool
 
-	overload *overload.Monitor             // set once; may be nil
-	tripped  func(cluster, address string) // set once: outlier detection wants to look at an endpoint now
-	book     *decision.Book                // set once
+	shedding func() (why string, pushback time.Duration) // set once; may be nil
+	tripped  func(cluster, address string)               // set once: outlier detection wants to look at an endpoint now
+	book     *decision.Book                              // set once
 }
 
 // Options are what a forwarder works with beside its shard.
 type Options struct {
-	// Overload says when no new calls are taken; nil: never.
-	Overload *overload.Monitor
+	// Shedding says why no new calls are taken at the moment, and when it is worth trying again; "": they are. Nil: always. It is
+	// called for every call, and must not block.
+	Shedding func() (why string, pushback time.Duration)
 	// Tripped is told, inside the shard, of an endpoint that failed too often in a row: it must not block.
 	Tripped func(cluster, address string)
 	// Book takes the records of finished calls; nil: a small one of its own.
@@ -74,7 +75,7 @@ const maxFreeCalls = 4096
 // New returns the forwarder of a shard; gen is read once per call.
 func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemetry, log *slog.Logger, o Options) *Forwarder {
 	f := &Forwarder{shard: s, log: log, tel: tel, rec: tel.NewRecorder(Lock(s)), gen: gen, conns: map[*Down]struct{}{}, queues: map[string]*queue{},
-		overload: o.Overload, tripped: o.Tripped, book: o.Book}
+		shedding: o.Shedding, tripped: o.Tripped, book: o.Book}
 	if f.tripped == nil {
 		f.tripped = func(string, string) {}
 	}

@@ -32,12 +32,13 @@ type Store struct {
 	clusters map[string]*Cluster // guarded by mu; the newest of each name
 	stop     chan struct{}       // closed by Close
 	wg       sync.WaitGroup
+	// adjusting begins with the first adaptive limit.
+	adjusting sync.Once
 }
 
 // NewStore returns an empty store. The seed makes the places of rate limits' keys unpredictable. Close it.
 func NewStore(log *slog.Logger, seed uint64) *Store {
 	s := &Store{log: log, seed: seed, clusters: map[string]*Cluster{}, stop: make(chan struct{})}
-	s.wg.Go(s.adjust)
 	return s
 }
 
@@ -102,6 +103,7 @@ func (s *Store) Set(name string, cfg *serviceconfig.Config) *Cluster {
 	if a := c.Adaptive; a != nil {
 		c.Gradient = keep(old.Gradient, reflect.DeepEqual(old.Adaptive, a), func() *limit.Gradient {
 			c.Streams.SetLimit(int64(a.Initial))
+			s.adjusting.Do(func() { s.wg.Go(s.adjust) })
 			return limit.NewGradient(*a)
 		})
 	}

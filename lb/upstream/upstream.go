@@ -57,6 +57,9 @@ type Registry struct {
 	// OnUp is told, in a goroutine of its own, of each connection that became ready: for those who want to know when an
 	// endpoint is back, perhaps with other code. Nil: nobody. Set once, before the first Endpoint.
 	OnUp func(cluster, address string)
+	// Moved is told, inside a shard, of each cluster of which an endpoint went down or came up: it must not block. Nil: nobody. Set
+	// once, before the first Endpoint.
+	Moved func(cluster string)
 
 	ctx     context.Context // ends with the process's work
 	dial    Dialer
@@ -91,6 +94,12 @@ func (r *Registry) Endpoint(cluster, address string, o *Options) *Endpoint {
 	e.opts.Store(o)
 	r.known[k] = e
 	return e
+}
+
+func (r *Registry) moved(cluster string) {
+	if r.Moved != nil {
+		r.Moved(cluster)
+	}
 }
 
 // Retire forgets the endpoints that keep does not name: they take no new streams, since no generation to come has them; their
@@ -169,7 +178,10 @@ func (e *Endpoint) up() {
 		e.reg.Log.Info("endpoint answers again", "cluster", e.Cluster, "endpoint", e.Address)
 	}
 	e.redials.Store(0)
-	e.MarkUp()
+	if e.Down() {
+		e.MarkUp()
+		e.reg.moved(e.Cluster)
+	}
 	if f := e.reg.OnUp; f != nil {
 		go f(e.Cluster, e.Address)
 	}
@@ -182,8 +194,9 @@ func (e *Endpoint) failed(p *Pool, err error) {
 	e.Stats.DialFailures.Add(1)
 	if !e.Down() {
 		e.reg.Log.Warn("endpoint is down", "cluster", e.Cluster, "endpoint", e.Address, "error", msg)
+		e.MarkDown()
+		e.reg.moved(e.Cluster)
 	}
-	e.MarkDown()
 	if e.retired.Load() || !e.pursuing.CompareAndSwap(false, true) {
 		return
 	}
