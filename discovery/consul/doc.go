@@ -10,6 +10,8 @@
 // or all of them, keeps the missing ones for a while; that is what a restarted agent looks like. So the deregistration of
 // the only instance of a service is believed only after HoldFor; calls to it meanwhile fail at dial.
 //
+// Documents (documents.go) watches keys of the KV store in the same way, for the policies that are kept there.
+//
 // Each watched service holds one connection to the agent. Consul's agent admits 200 connections per client address
 // (limits.http_max_conns_per_client): raise that limit to watch more services.
 package consul

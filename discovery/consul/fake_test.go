@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -28,6 +29,7 @@ type fakeConsul struct {
 	mu       sync.Mutex
 	index    uint64
 	services map[string][]*api.ServiceEntry
+	kv       map[string]*api.KVPair
 	changed  chan struct{} // closed at each change
 	token    string        // required of every request, if set
 	filtered bool          // answers claim to be filtered by ACLs
@@ -48,7 +50,7 @@ const hang = -1
 
 func newFakeConsul(t *testing.T) *fakeConsul {
 	f := &fakeConsul{
-		index: 100, services: map[string][]*api.ServiceEntry{}, changed: make(chan struct{}),
+		index: 100, services: map[string][]*api.ServiceEntry{}, kv: map[string]*api.KVPair{}, changed: make(chan struct{}),
 		queries: map[string]int{}, indexes: map[string][]string{}, accept: make(chan net.Conn),
 	}
 	f.server = &http.Server{Handler: f}
@@ -179,6 +181,7 @@ func (f *fakeConsul) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out any
+	missing := false // the KV store says it with a 404, which bears the index all the same
 	if name, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/"); ok {
 		tag := r.URL.Query().Get("tag")
 		passing := r.URL.Query().Has("passing")
@@ -198,14 +201,24 @@ func (f *fakeConsul) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		out = catalog
+	} else if prefix, ok := strings.CutPrefix(r.URL.Path, "/v1/kv/"); ok && r.URL.Query().Has("recurse") {
+		pairs := []*api.KVPair{}
+		for _, key := range slices.Sorted(maps.Keys(f.kv)) {
+			if strings.HasPrefix(key, prefix) && !f.filtered {
+				pairs = append(pairs, f.kv[key])
+			}
+		}
+		out = pairs
+		missing = len(pairs) == 0
 	} else {
 		http.NotFound(w, r)
 		return
 	}
 	if f.filtered {
-		if _, ok := out.([]*api.ServiceEntry); ok {
+		switch out.(type) {
+		case []*api.ServiceEntry:
 			out = []*api.ServiceEntry{}
-		} else {
+		case map[string][]string:
 			out = map[string][]string{}
 		}
 		w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
@@ -213,6 +226,10 @@ func (f *fakeConsul) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Consul-Index", strconv.FormatUint(f.index, 10))
 	w.Header().Set("X-Consul-KnownLeader", strconv.FormatBool(!f.noLeader))
 	w.Header().Set("X-Consul-LastContact", "0")
+	if missing {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
 	json.NewEncoder(w).Encode(out)
 }
 

@@ -3,7 +3,6 @@ package consul
 import (
 	"context"
 	"errors"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -15,13 +14,9 @@ import (
 
 // Source emits the clusters of one Consul datacenter, namespace and partition.
 type Source struct {
-	options   Options         // set once in New
-	client    *api.Client     // set once in New
-	transport *http.Transport // set once in New
-	token     *token          // set once in New
-	store     *store          // set once in New; nil: nothing is kept on disk
-	recovered recovery        // shared by the watches
-	events    chan event      // set once in New; from the watches to the loop
+	*agent            // set once in New
+	store  *store     // set once in New; nil: nothing is kept on disk
+	events chan event // set once in New; from the watches to the loop
 
 	mu     sync.Mutex
 	report discovery.SourceReport // guarded by mu
@@ -58,13 +53,12 @@ func New(options Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, transport, err := o.client()
+	a, err := newAgent(o)
 	if err != nil {
 		return nil, err
 	}
 	s := &Source{
-		options: o, client: client, transport: transport,
-		token:    &token{path: o.TokenFile, log: o.Logger},
+		agent:    a,
 		events:   make(chan event, 64),
 		services: map[string]*service{},
 		failing:  map[string]string{},
@@ -115,7 +109,7 @@ func (s *Source) Run(ctx context.Context, emit func([]*discovery.Cluster)) error
 	}
 	if s.options.Tag != "" {
 		wg.Go(func() {
-			watch(ctx, s, retryScout, s.askCatalog, func(a answer[map[string]bool]) { s.tell(ctx, event{catalog: a}) })
+			watch(ctx, s.agent, retryScout, s.askCatalog, func(a answer[map[string]bool]) { s.tell(ctx, event{catalog: a}) })
 		})
 	} else {
 		s.cataloged = true
@@ -201,7 +195,7 @@ func (s *Source) follow(ctx context.Context, wg *sync.WaitGroup, sv *service) {
 		longest = retryScout
 	}
 	wg.Go(func() {
-		watch(ctx, s, longest, question, func(a answer[health]) { s.tell(ctx, event{service: name, endpoints: a}) })
+		watch(ctx, s.agent, longest, question, func(a answer[health]) { s.tell(ctx, event{service: name, endpoints: a}) })
 	})
 }
 

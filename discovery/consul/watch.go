@@ -24,6 +24,24 @@ const (
 	rateEvery = 200 * time.Millisecond
 )
 
+// agent is whom the watches of one Source, or of one Documents, ask.
+type agent struct {
+	options   Options         // set once in newAgent
+	client    *api.Client     // set once in newAgent
+	transport *http.Transport // set once in newAgent
+	token     *token          // set once in newAgent
+	recovered recovery        // shared by the watches
+}
+
+// newAgent does not talk to Consul, but it reads TLS files, the token file and the environment. o has its defaults.
+func newAgent(o Options) (*agent, error) {
+	client, transport, err := o.client()
+	if err != nil {
+		return nil, err
+	}
+	return &agent{options: o, client: client, transport: transport, token: &token{path: o.TokenFile, log: o.Logger}}, nil
+}
+
 // answer is what one question brought; exactly one of value and err counts.
 type answer[T any] struct {
 	value T
@@ -37,12 +55,12 @@ type ask[T any] func(ctx context.Context, q *api.QueryOptions) (T, *api.QueryMet
 
 // watch repeats a blocking query until ctx ends, and tells of each answer and each failure. After failures it pauses for at
 // most longest.
-func watch[T any](ctx context.Context, s *Source, longest time.Duration, question ask[T], tell func(answer[T])) {
+func watch[T any](ctx context.Context, from *agent, longest time.Duration, question ask[T], tell func(answer[T])) {
 	var index uint64
 	failures := 0
 	bucket := bucket{tokens: rateBurst}
 	for ctx.Err() == nil {
-		value, meta, err := query(ctx, s, index, question)
+		value, meta, err := query(ctx, from, index, question)
 		if ctx.Err() != nil {
 			return
 		}
@@ -52,14 +70,14 @@ func watch[T any](ctx context.Context, s *Source, longest time.Duration, questio
 			// there could take a whole Wait. The next question takes what there is.
 			index = 0
 			tell(a)
-			if !s.recovered.pause(ctx, backoff(longest, failures)) {
+			if !from.recovered.pause(ctx, backoff(longest, failures)) {
 				return
 			}
 			failures++
 			continue
 		}
 		if failures > 0 {
-			s.recovered.tell()
+			from.recovered.tell()
 		}
 		failures = 0
 		a.index = meta.LastIndex
@@ -82,14 +100,14 @@ func watch[T any](ctx context.Context, s *Source, longest time.Duration, questio
 }
 
 // query puts one question within its time: Consul adds up to a sixteenth to the wait, and the rest is for the way.
-func query[T any](ctx context.Context, s *Source, index uint64, question ask[T]) (T, *api.QueryMeta, error) {
+func query[T any](ctx context.Context, from *agent, index uint64, question ask[T]) (T, *api.QueryMeta, error) {
 	limit := 10 * time.Second
 	q := &api.QueryOptions{
-		AllowStale: s.options.Stale, RequireConsistent: s.options.Consistent, Token: s.token.current(false), WaitIndex: index,
+		AllowStale: from.options.Stale, RequireConsistent: from.options.Consistent, Token: from.token.current(false), WaitIndex: index,
 	}
 	if index > 0 {
 		// Jittered, so that the watches of one process do not all come back at once.
-		q.WaitTime = s.options.Wait - rand.N(s.options.Wait/8+1)
+		q.WaitTime = from.options.Wait - rand.N(from.options.Wait/8+1)
 		limit += q.WaitTime + q.WaitTime/16
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %v", limit.Round(time.Second)))
@@ -101,11 +119,11 @@ func query[T any](ctx context.Context, s *Source, index uint64, question ask[T])
 		}
 		var code api.StatusError
 		if errors.As(err, &code) && code.Code == http.StatusForbidden {
-			s.token.current(true)
+			from.token.current(true)
 		}
 		return value, nil, tidy(err)
 	}
-	if s.options.Stale && !meta.KnownLeader {
+	if from.options.Stale && !meta.KnownLeader {
 		return value, nil, errors.New("the server that answered a stale read knows no leader")
 	}
 	return value, meta, nil

@@ -31,7 +31,9 @@ func TestAPolicyInConsulIsTakenAtOnceAndABadOneLeavesTheLastGoodInForce(t *testi
 		_, err := client.UnaryCall(harness.Context(t, stepLimit), &testpb.SimpleRequest{Payload: &testpb.Payload{Body: make([]byte, n)}})
 		return err
 	}
-	limit := func(bytes int) string { return policies{method: fmt.Sprintf(`"maxRequestMessageBytes": %d`, bytes)}.String() }
+	limit := func(bytes int) string {
+		return policies{method: fmt.Sprintf(`"maxRequestMessageBytes": %d`, bytes)}.String()
+	}
 
 	harness.Eventually(t, stepLimit, "the method to be routed", func() bool { return size(500) == nil })
 

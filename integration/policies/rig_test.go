@@ -92,7 +92,7 @@ discovery:
         grpcServices: [ %s ]
 %s
 `, strings.Join(endpoints, ", "), harness.Service, strings.Join(more, "\n"))
-	if serviceConfig != "" {
+	if serviceConfig != "" && serviceConfig != "{}" {
 		text += "serviceConfig: " + serviceConfig + "\n"
 	}
 	return text

@@ -28,9 +28,12 @@ type conn struct {
 	window  int64 // of the connection, as the other side grants it
 	initial int64 // of a new stream
 	frame   int   // the largest that the other side takes
-	last    uint32
-	refuse  uint32 // streams above are not processed (GOAWAY); 0: none
-	gone    bool
+	// With refused, a GOAWAY has said that streams above refuse are not processed.
+	refused  bool
+	refuse   uint32
+	executed uint32 // the highest stream that was
+	accepted uint32 // the highest stream that a script has got
+	gone     bool
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -117,12 +120,12 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) {
 	}
 	s := newStream(c, f.StreamID, f.Fields)
 	c.mu.Lock()
-	if c.refuse != 0 && s.ID > c.refuse { // said so already: nothing of it is looked at
+	if c.refused && s.ID > c.refuse { // said so already: nothing of it is looked at
 		c.mu.Unlock()
 		return
 	}
-	c.last = s.ID
 	s.window = c.initial
+	c.accepted = s.ID
 	c.streams[s.ID] = s
 	c.mu.Unlock()
 	if f.StreamEnded() {
@@ -186,9 +189,30 @@ func (c *conn) encode(fields []hpack.HeaderField) []byte {
 func (c *conn) goAway(last uint32, code http2.ErrCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last < 1<<31-1 {
-		c.refuse = max(last, 1)
+	if last < graceful {
+		c.refused, c.refuse = true, last
 	}
+	c.writeGoAway(last, code)
+}
+
+// giveUp sends a GOAWAY whose last id is the given one, or that of a higher stream that has been executed, or, for a graceful
+// end, of any that a script has got; it returns the id.
+func (c *conn) giveUp(last uint32) uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last = max(last, c.executed); last >= graceful {
+		last = c.accepted
+	}
+	if c.refused {
+		last = min(last, c.refuse) // it must not grow
+	}
+	c.refused, c.refuse = true, last
+	c.writeGoAway(last, http2.ErrCodeNo)
+	return last
+}
+
+// writeGoAway is for who holds c.mu.
+func (c *conn) writeGoAway(last uint32, code http2.ErrCode) {
 	c.writeLocked(func(f *http2.Framer) error { return f.WriteGoAway(last, code, []byte("rogue")) })
 }
 

@@ -17,11 +17,7 @@ const graceful = 1<<31 - 1
 
 // executed waits for the request and executes it; false if the other side has given up.
 func executed(s *Stream) bool {
-	if !s.AwaitRequest() {
-		return false
-	}
-	s.Execute()
-	return true
+	return s.AwaitRequest() && s.Execute()
 }
 
 // OK answers as it should.
@@ -193,10 +189,15 @@ func CutMidResponse() Script {
 	}
 }
 
-// GoAwayRefuse sends a GOAWAY whose last id is below this stream, which is thereby not processed; when the streams below have
-// had their time the connection is closed by the other side.
+// GoAwayRefuse sends a GOAWAY whose last id is below this stream and those above it, none of which is processed. (If one above
+// has been executed already, the id is that one's, and this stream is refused by itself: the server does not lie.) When the
+// streams below have had their time the connection is closed by the other side.
 func GoAwayRefuse() Script {
-	return func(s *Stream) { s.GoAway(s.ID-1, http2.ErrCodeNo) }
+	return func(s *Stream) {
+		if last := s.c.giveUp(s.ID - 1); last >= s.ID {
+			s.Reset(http2.ErrCodeRefusedStream)
+		}
+	}
 }
 
 // GoAwayGraceful says that no new streams are welcome, and answers this one as it should.
@@ -207,7 +208,7 @@ func GoAwayGraceful() Script {
 			s.Headers()
 			s.Data(s.Message(0))
 			s.Trailers(codes.OK, "")
-			s.GoAway(s.ID, http2.ErrCodeNo)
+			s.c.giveUp(graceful)
 		}
 	}
 }

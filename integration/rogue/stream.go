@@ -115,8 +115,19 @@ func (s *Stream) Wait(d time.Duration) bool {
 	}
 }
 
-// Execute counts an execution of the call.
-func (s *Stream) Execute() { s.c.server.Ledger.execute(s.CallID()) }
+// Execute counts an execution of the call; false, and nothing counted, if a GOAWAY has given it up meanwhile.
+func (s *Stream) Execute() bool {
+	s.c.mu.Lock()
+	given := s.ID > s.c.refuse && s.c.refused
+	if !given {
+		s.c.executed = max(s.c.executed, s.ID)
+	}
+	s.c.mu.Unlock()
+	if !given {
+		s.c.server.Ledger.execute(s.CallID())
+	}
+	return !given
+}
 
 // send writes frames of the stream, unless it has ended; with end it is over after.
 func (s *Stream) send(end bool, do func(*http2.Framer) error) {

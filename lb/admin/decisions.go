@@ -20,6 +20,7 @@ import (
 const (
 	defaultDecisions = 20
 	maxDecisions     = 500
+	maxExplained     = 50 // different methods of one answer whose rules are told
 )
 
 func (s *service) GetPolicies(context.Context, *connect.Request[adminv1.GetPoliciesRequest]) (*connect.Response[adminv1.GetPoliciesResponse], error) {
@@ -34,8 +35,16 @@ func (s *service) ExplainCall(_ context.Context, req *connect.Request[adminv1.Ex
 	books := s.source.Decisions()
 	found := books.Ask(q)
 	r := &adminv1.ExplainCallResponse{}
+	around := decision.Around{Now: time.Now()}
+	rules := map[[2]string][]decision.Rule{}
 	for i := range found {
-		r.Decisions = append(r.Decisions, s.decision(&found[i]))
+		d := &found[i]
+		call := [2]string{d.Method, d.Authority}
+		if _, ok := rules[call]; !ok && len(rules) < maxExplained {
+			rules[call] = s.rules(d.Method, d.Authority)
+		}
+		around.Rules = rules[call]
+		r.Decisions = append(r.Decisions, describe(d, d.Tell(around)))
 	}
 	if len(found) == 0 {
 		r.Note = none(books, q)
@@ -93,11 +102,35 @@ func none(books decision.Books, q decision.Query) string {
 	return "No call has ended yet, as far as is remembered."
 }
 
-// decision is a record as the API shows it.
-func (s *service) decision(d *decision.Decision) *adminv1.Decision {
+// rules are what the routing table in force says to a call of the method. Rules that Trunkline learned for other services are
+// left out: nobody wrote them, and nobody takes them for meant.
+func (s *service) rules(method, authority string) (out []decision.Rule) {
+	method, err := ParseMethod(method)
+	if err != nil {
+		return nil
+	}
+	for _, step := range s.source.Explain(method, authority).GetSteps() {
+		r := step.GetRoute()
+		if !step.GetMatched() && r.GetClaim() != adminv1.Claim_CLAIM_ROUTE {
+			continue
+		}
+		match := strings.ToLower(strings.TrimPrefix(r.GetKind().String(), "ROUTE_KIND_"))
+		if r.GetPattern() != "" {
+			match += " " + r.GetPattern()
+		}
+		if r.GetAuthority() != "" {
+			match += " at " + r.GetAuthority()
+		}
+		out = append(out, decision.Rule{Match: match, Name: r.GetName(), Cluster: r.GetCluster(), Chosen: step.GetChosen(), Why: step.GetReason()})
+	}
+	return out
+}
+
+// describe is a record, and its story, as the API shows them.
+func describe(d *decision.Decision, story []decision.Line) *adminv1.Decision {
 	out := &adminv1.Decision{
-		Arrived: timestamppb.New(time.Unix(0, d.Arrived)), Took: durationpb.New(d.Took), Method: d.Method, Authority: d.Authority, Peer: d.Peer,
-		Route: d.Route, Cluster: d.Cluster, Generation: d.Generation, Policy: d.Policy, PolicySource: d.PolicyFrom, Status: uint32(d.Status), Message: d.Message,
+		Arrived: timestamppb.New(time.Unix(0, d.Arrived)), Took: durationpb.New(d.Took), Method: valid(d.Method), Authority: valid(d.Authority), Peer: d.Peer,
+		Route: d.Route, Cluster: d.Cluster, Generation: d.Generation, Policy: d.Policy, PolicySource: d.PolicyFrom, Status: uint32(d.Status), Message: valid(d.Message),
 		Local: d.Local, Outcome: d.Outcome.String(), Reason: d.Reason, AttemptsTotal: uint32(d.Tried()),
 		Deadline: &adminv1.DeadlineBudget{Policy: some(d.Timeout), Limit: some(d.Limit), SpentHere: durationpb.New(d.Own)},
 	}
@@ -110,12 +143,19 @@ func (s *service) decision(d *decision.Decision) *adminv1.Decision {
 	if d.Limit > 0 {
 		out.Deadline.Left = durationpb.New(d.Limit - d.Took)
 	}
+	for _, l := range story {
+		told := &adminv1.Told{Section: adminv1.Section(l.Section), Detail: l.Detail, Text: valid(l.Text)}
+		if l.Section == decision.SectionStory {
+			told.At = durationpb.New(l.At)
+		}
+		out.Told = append(out.Told, told)
+	}
 	for i := range d.Attempts() {
 		out.Attempts = append(out.Attempts, attempt(d, &d.Attempts()[i]))
 	}
 	for i := range d.Notes() {
 		n := &d.Notes()[i]
-		out.Notes = append(out.Notes, &adminv1.CallNote{Kind: n.Kind.String(), At: durationpb.New(n.At), Refused: n.Refused})
+		out.Notes = append(out.Notes, &adminv1.CallNote{Kind: n.Kind.String(), At: durationpb.New(n.At), Text: valid(n.String()), Refused: n.Refused})
 	}
 	return out
 }
@@ -137,6 +177,9 @@ func attempt(d *decision.Decision, a *decision.Attempt) *adminv1.CallAttempt {
 	}
 	return out
 }
+
+// valid replaces what is not UTF-8, which a message may not hold: methods and messages come from outside.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // some is a duration that is absent if it is zero.
 func some(d time.Duration) *durationpb.Duration {

@@ -9,12 +9,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/trunkline/trunkline/lb/admin"
+	"github.com/trunkline/trunkline/lb/decision"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 )
 
@@ -42,6 +44,12 @@ func TestWhatTheCommandLinePrints(t *testing.T) {
 		"explain_wrong_file": "explain bench.Echo/Ping -c testdata/wrong.yaml",
 		"explain_no_method":  "explain bench.Echo -c testdata/good.yaml",
 		"explain_both":       "explain bench.Echo/Ping -c testdata/good.yaml --admin :1",
+		"explain_nothing":    "explain",
+		"explain_bad_trace":  "explain --trace 4bf9",
+		"explain_two":        "explain --last 3 --last-errors",
+		"explain_bad_number": "explain --last=many",
+		"explain_calls_file": "explain --last-errors -c testdata/good.yaml",
+		"help_explain":       "explain --help",
 		"demo_no_calls":      "demo --once --calls 0",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,10 +104,69 @@ func TestExplainAsksTheRunningTrunkline(t *testing.T) {
 }
 
 // source is the least admin.Source that explains.
-type source struct{ admin.Source }
+type source struct {
+	admin.Source
+	books decision.Books
+}
+
+func (s source) Decisions() decision.Books { return s.books }
 
 func (source) Explain(method, authority string) *adminv1.ExplainResponse {
 	return answer(method, authority)
+}
+
+func TestExplainTellsCallsThatHaveEnded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- admin.New(source{books: records()}, nil, slog.New(slog.DiscardHandler)).Serve(ctx, l)
+	}()
+	for name, line := range map[string]string{
+		"calls_trace":       "explain --trace " + traced,
+		"calls_traceparent": "explain --trace 00-" + traced + "-00f067aa0ba902b7-01",
+		"calls_other_trace": "explain --trace 4bf92f3577b34da6a3ce929d0e0e4737",
+		"calls_last_errors": "explain --last-errors",
+		"calls_last":        "explain --last",
+		"calls_last_one":    "explain --last 1",
+		"calls_last_equals": "explain --last=1 bench.Echo/Ping",
+		"calls_of_method":   "explain --last-errors 5 bench.Echo/Ping",
+		"calls_of_service":  "explain --last-errors bench.Echo",
+		"calls_of_nobody":   "explain bench.Nobody --last-errors",
+		"calls_full":        "explain --last-errors --full",
+		"calls_json":        "explain --last 1 --json",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			code := Main(t.Context(), append(strings.Fields(line), "--admin", l.Addr().String()), w.env())
+			got := fmt.Sprintf("$ trunkline %s\n%s%s--- exit %d\n", line, w.out.String(), w.err.String(), code)
+			got = regexp.MustCompile(`\([^()]* ago\)`).ReplaceAllString(strings.ReplaceAll(got, ":  ", ": "), "(N ago)")
+			golden := filepath.Join("testdata", name+".golden")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld()
+	if code := Main(t.Context(), []string{"explain", "--last", "--admin", l.Addr().String()}, w.env()); code != 1 || !strings.Contains(w.err.String(), "is a Trunkline running there?") {
+		t.Errorf("without one: exit %d\n%s", code, &w.err)
+	}
 }
 
 // serve starts the serve command and returns its engine and its exit code to come.

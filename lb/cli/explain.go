@@ -2,14 +2,17 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/alecthomas/kong"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	codepb "google.golang.org/genproto/googleapis/rpc/code"
@@ -24,14 +27,48 @@ import (
 const defaultAdmin = "127.0.0.1:9901"
 
 type explainCmd struct {
-	Method    string `arg:"" help:"pkg.Service/Method"`
-	Config    string `short:"c" placeholder:"FILE" xor:"from" help:"Answer from this config file; what discovery would find is not known then."`
-	Admin     string `placeholder:"ADDR" xor:"from" help:"Ask the running Trunkline with this admin address (default: ${admin})."`
-	Authority string `placeholder:"NAME" help:"The call's :authority."`
-	JSON      bool   `help:"Print the admin API's answer."`
+	Method     string  `arg:"" optional:"" help:"pkg.Service/Method: where would a call go now? With --last or --last-errors: only its calls (or those of pkg.Service)."`
+	Config     string  `short:"c" placeholder:"FILE" xor:"from" help:"Answer from this config file; what discovery would find is not known then."`
+	Admin      string  `placeholder:"ADDR" xor:"from" help:"Ask the running Trunkline with this admin address (default: ${admin})."`
+	Authority  string  `placeholder:"NAME" help:"The call's :authority."`
+	Trace      string  `placeholder:"ID" xor:"call" help:"Tell what happened to the calls of this trace: its 32 hex digits, or a traceparent."`
+	LastErrors howMany `placeholder:"[N]" xor:"call" help:"Tell the last N calls that failed or were slow (20)."`
+	Last       howMany `placeholder:"[N]" xor:"call" help:"Tell the last N calls of any kind (20)."`
+	Full       bool    `help:"With --last or --last-errors: tell each call in full, not only its end."`
+	JSON       bool    `help:"Print the admin API's answer."`
 }
 
+// howMany is a flag's number that may be left out; 0: the flag is absent.
+type howMany uint32
+
+// Decode implements kong.MapperValue.
+func (n *howMany) Decode(ctx *kong.DecodeContext) error {
+	*n = defaultCalls
+	next := ctx.Scan.Peek()
+	if next.Type == kong.EOLToken {
+		return nil
+	}
+	v, err := strconv.ParseUint(fmt.Sprint(next.Value), 10, 32)
+	switch {
+	case err == nil && v > 0:
+		ctx.Scan.Pop()
+		*n = howMany(v)
+	case next.Type == kong.FlagValueToken: // --last=many
+		return fmt.Errorf("%v is not a number of calls", next.Value)
+	}
+	return nil
+}
+
+// defaultCalls are told if no number is given.
+const defaultCalls = 20
+
 func (c *explainCmd) Run(ctx context.Context, env Env) error {
+	if c.Trace != "" || c.LastErrors > 0 || c.Last > 0 {
+		return c.runCalls(ctx, env)
+	}
+	if c.Method == "" {
+		return errors.New("explain what? Name a method (pkg.Service/Method), or calls that have ended: --trace ID, --last-errors or --last")
+	}
 	method, err := admin.ParseMethod(c.Method)
 	if err != nil {
 		return err
@@ -59,6 +96,20 @@ func (c *explainCmd) ask(ctx context.Context, env Env, method string) (*adminv1.
 		}
 		return env.Explain(cfg, method, c.Authority)
 	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	api, address := c.api()
+	r, err := api.Explain(ctx, connect.NewRequest(&adminv1.ExplainRequest{Method: method, Authority: c.Authority}))
+	if err != nil {
+		return nil, noAnswer(address, err)
+	}
+	return r.Msg, nil
+}
+
+const askTimeout = 10 * time.Second
+
+// api is a client of the admin API, and its address.
+func (c *explainCmd) api() (adminv1connect.AdminServiceClient, string) {
 	address := c.Admin
 	if address == "" {
 		address = defaultAdmin
@@ -66,15 +117,11 @@ func (c *explainCmd) ask(ctx context.Context, env Env, method string) (*adminv1.
 	if !strings.Contains(address, "://") {
 		address = "http://" + address
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true}
-	api := adminv1connect.NewAdminServiceClient(&http.Client{Transport: transport}, address)
-	r, err := api.Explain(ctx, connect.NewRequest(&adminv1.ExplainRequest{Method: method, Authority: c.Authority}))
-	if err != nil {
-		return nil, fmt.Errorf("no answer from the admin API at %s: %w (is a Trunkline running there? name it with --admin, or a file with -c)", address, err)
-	}
-	return r.Msg, nil
+	return adminv1connect.NewAdminServiceClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, address), address
+}
+
+func noAnswer(address string, err error) error {
+	return fmt.Errorf("no answer from the admin API at %s: %w (is a Trunkline running there? name it with --admin, or a file with -c)", address, err)
 }
 
 // explain prints the answer as a story: rules, cluster, endpoints, end.

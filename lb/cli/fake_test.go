@@ -12,6 +12,12 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/admin"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/balance"
+	"github.com/trunkline/trunkline/policy/retry"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
@@ -117,6 +123,41 @@ func answer(method, authority string) *adminv1.ExplainResponse {
 		{Address: "127.0.0.1:7002", Weight: 10, State: adminv1.EndpointState_ENDPOINT_STATE_DOWN, HasMethod: true, Reason: "its last dial was refused"},
 	}
 	return r
+}
+
+// traced is the trace of the call that was retried.
+const traced = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+// records are of two calls to bench.Echo: one was retried and answered OK, one was refused by a breaker.
+func records() decision.Books {
+	const ms = time.Millisecond
+	b := decision.NewBook(10, 10, 0, new(sync.Mutex))
+	id, _ := admin.ParseTraceID(traced)
+	facts := decision.Facts{
+		Arrived: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano(), Took: 60 * ms, Own: 21 * ms, TraceID: id, HasTrace: true, Method: "bench.Echo/Ping",
+		Authority: "echo", Peer: "10.9.0.7:51544", Route: "routes[0]", Match: "service bench.Echo", Cluster: "echo", Balancer: "least_request", Generation: 3,
+		Policy: "bench.Echo", PolicyFrom: "trunkline.yaml", Pool: &decision.Pool{Names: []string{"127.0.0.1:7001", "127.0.0.1:7002"}}, Retries: true,
+		Received: 2 * time.Second, HasReceived: true, Limit: 2 * time.Second,
+	}
+	d := b.Next()
+	d.Facts = facts
+	first := decision.Attempt{Endpoint: "127.0.0.1:7002", Start: ms / 20, Sent: ms / 10, End: 12 * ms, Given: 2 * time.Second, Status: grpc.Unavailable,
+		Evidence: retry.ByStatus, Pick: balance.ReasonP2CLessLoaded, Why: retry.RetryStatus, Of: 2}
+	first.Consider(decision.Candidate{Member: 0, Load: 3})
+	first.Consider(decision.Candidate{Member: 1})
+	*d.AddAttempt() = first
+	*d.AddAttempt() = decision.Attempt{Endpoint: "127.0.0.1:7001", Kind: decision.Retry, Start: 32 * ms, Sent: 32 * ms, End: 60 * ms, Wait: 20 * ms,
+		Given: 1968 * ms, Pick: balance.ReasonP2COtherAvoided, Of: 2}
+	b.Done(d)
+	d = b.Next()
+	facts.Arrived += int64(time.Second)
+	facts.TraceID, facts.HasTrace, facts.Took, facts.Own = [16]byte{}, false, ms/10, ms/10
+	facts.Status, facts.Local, facts.Outcome, facts.Reason = grpc.Unavailable, true, telemetry.OutcomeUpstreamOverflow, "BREAKER_OPEN"
+	facts.Message = "the circuit breaker of 127.0.0.1:7002 is open"
+	d.Facts = facts
+	*d.AddNote() = decision.Note{Kind: decision.NoteBreaker, Name: "127.0.0.1:7002", Text: "5 calls in a row failed (limit 5)", Wait: 3 * time.Second, A: 1, Refused: true, Attempt: -1}
+	b.Done(d)
+	return decision.Books{b}
 }
 
 // lockedBuffer may be read while it is written.

@@ -410,16 +410,7 @@ func (d *Decision) endedByNote(e *ending, n *Note) {
 			e.advise("trunkline.cluster.concurrency.maxPending is how many calls may wait, .maxStreams how many places there are; first look at whether the endpoints got slower.")
 		}
 	case NoteBreaker:
-		e.say("The circuit breaker of %s is open, and there is no other endpoint for the call: %s. So it was refused at once rather than sent to where it would fail.%s", n.Name, n.Text, before)
-		if n.Wait > 0 {
-			e.say(" The breaker lets a probe through in %s, and closes when probes succeed.", span(n.Wait))
-		}
-		e.advise("Look at %s: it is what failed. Nothing is to be done to the breaker, it closes by itself.", breakerEndpoint(n.Name))
-		if strings.Contains(n.Name, " x ") {
-			e.advise("When it opens, and for how long, is set by trunkline.methodPolicy[].breaker: consecutive, errorRate, window, minVolume, openFor; what counts as a fault by .faults.")
-		} else {
-			e.advise("When it opens, and for how long, is set by trunkline.cluster.breaker: consecutive, errorRate, window, minVolume, openFor; what counts as a fault by .faults.")
-		}
+		d.endedByBreakers(e, before)
 		e.advise("`trunkline explain --last-errors 20 %s` shows the calls that opened it, as long as they are remembered.", d.name())
 	case NoteOverload:
 		e.say("Trunkline itself is short of memory or CPU and takes no new calls: %s.%s Calls under way go on.", n.Text, again)
@@ -443,6 +434,44 @@ func (d *Decision) endedByNote(e *ending, n *Note) {
 	}
 }
 
+// endedByBreakers: every endpoint that could have taken the call is behind an open breaker.
+func (d *Decision) endedByBreakers(e *ending, before string) {
+	var names, causes, endpoints []string
+	perMethod := false
+	soonest := time.Duration(0)
+	for i := range d.Notes() {
+		n := &d.Notes()[i]
+		if n.Kind != NoteBreaker || !n.Refused {
+			continue
+		}
+		endpoint, _, method := strings.Cut(n.Name, " x ")
+		perMethod = perMethod || method
+		names, endpoints, causes = append(names, n.Name), append(endpoints, endpoint), append(causes, n.Text)
+		if soonest == 0 || n.Wait > 0 && n.Wait < soonest {
+			soonest = n.Wait
+		}
+	}
+	if len(names) == 1 {
+		e.say("The circuit breaker of %s is open, and there is no other endpoint for the call: %s.", names[0], causes[0])
+	} else {
+		e.say("The circuit breakers of %s are open, and there is no other endpoint for the call.", join(names))
+	}
+	e.say(" So it was refused at once rather than sent to where it would fail.%s", before)
+	if soonest > 0 {
+		e.say(" The next probe is let through in %s; when probes succeed, the breaker closes.", span(soonest))
+	}
+	it := "it is"
+	if len(endpoints) > 1 {
+		it = "they are"
+	}
+	e.advise("Look at %s: %s what failed. Nothing is to be done to a breaker, it closes by itself.", join(endpoints), it)
+	key := "trunkline.cluster.breaker"
+	if perMethod {
+		key = "trunkline.methodPolicy[].breaker"
+	}
+	e.advise("When it opens, and for how long, is set by %s: consecutive, errorRate, window, minVolume, openFor; what counts as a fault by .faults.", key)
+}
+
 // clusterName is the cluster, for a sentence.
 func (d *Decision) clusterName() string {
 	if d.Cluster == "" {
@@ -460,10 +489,4 @@ func concurrencyKey(name string) string {
 		return "trunkline.methodPolicy[].maxStreams"
 	}
 	return "trunkline.cluster.concurrency.maxStreams"
-}
-
-// breakerEndpoint is the endpoint of a breaker's name.
-func breakerEndpoint(name string) string {
-	endpoint, _, _ := strings.Cut(name, " x ")
-	return endpoint
 }

@@ -99,7 +99,7 @@ func (t *teller) call(o Around) {
 	at := time.Unix(0, d.Arrived).In(zone)
 	parts := []string{"arrived " + at.Format("2006-01-02 15:04:05.000 MST")}
 	if !o.Now.IsZero() {
-		parts[0] += " (" + span(max(0, o.Now.Sub(at))) + " ago)"
+		parts[0] += " (" + ago(max(0, o.Now.Sub(at))) + " ago)"
 	}
 	if d.Peer != "" {
 		parts = append(parts, "from "+d.Peer)
@@ -215,7 +215,7 @@ func (t *teller) story() {
 	}
 	for i := range d.Notes() {
 		n := &d.Notes()[i]
-		ms = append(ms, moment{n.At, []string{n.text()}})
+		ms = append(ms, moment{n.At, []string{n.String()}})
 	}
 	last := moment{d.Took, nil}
 	switch {

@@ -157,6 +157,12 @@ func stories() map[string]*Decision {
 		note(Note{Kind: NoteBreaker, Name: three + " x shop.Catalog/GetItem", Text: "12 of 20 calls failed in 10s (limit 50%)", Wait: 3200 * ms, A: 2, Refused: true, Attempt: -1})
 	all["breaker_open"].Pool = &Pool{Names: []string{three}}
 
+	d = call(grpc.Unavailable, ms/10).own(telemetry.OutcomeUpstreamOverflow, "BREAKER_OPEN", "the circuit breakers of all 3 endpoints are open")
+	for i, at := range []string{one, two, three} {
+		d.note(Note{Kind: NoteBreaker, Name: at, Text: "5 calls in a row failed (limit 5)", Wait: time.Duration(3-i) * time.Second, A: 1, Refused: true, Attempt: -1})
+	}
+	all["breakers_open"] = d
+
 	all["rate_limited"] = call(grpc.ResourceExhausted, ms/20).own(telemetry.OutcomeRateLimited, "RATE_LIMITED", "over the rate limit of x-tenant \"acme\"").
 		note(Note{Kind: NoteRateLimit, Name: "x-tenant \"acme\" on shop.Catalog", A: 100_000, B: 20, Wait: 9 * ms, Refused: true, Attempt: -1})
 	all["rate_limited_by_service"] = call(grpc.ResourceExhausted, 3*ms).own(telemetry.OutcomeRateLimited, "RATE_LIMITED", "over a limit").

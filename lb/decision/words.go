@@ -40,6 +40,19 @@ func span(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
+// ago writes how long ago something was, coarsely.
+func ago(d time.Duration) string {
+	switch {
+	case d < 100*time.Second:
+		return span(d)
+	case d < 100*time.Minute:
+		return strconv.Itoa(int(d.Minutes())) + " min"
+	case d < 48*time.Hour:
+		return strconv.Itoa(int(d.Hours())) + " h"
+	}
+	return strconv.Itoa(int(d.Hours()/24)) + " days"
+}
+
 func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -186,8 +199,8 @@ func (d *Decision) blame() string {
 	return join(list)
 }
 
-// text says in words what a note is about.
-func (n *Note) text() string {
+// String says in words what a note is about.
+func (n *Note) String() string {
 	refused := func(no, yes string) string {
 		if n.Refused {
 			return no

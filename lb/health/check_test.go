@@ -3,10 +3,10 @@ package health
 import (
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/trunkline/trunkline/policy/balance"
@@ -129,7 +129,7 @@ func TestWhoCannotBeReachedIsUnhealthyAfterTheThresholdAndComesBack(t *testing.T
 		after(2100 * time.Millisecond)
 		r.expect("a:1", Unknown, 0, "connection refused")
 		r.expect("b:1", Unknown, 0, "no answer within 1s")
-		after(6 * time.Second)
+		after(7 * time.Second)
 		r.expect("a:1", Unhealthy, balance.Unhealthy, "connection refused")
 		r.expect("b:1", Unhealthy, balance.Unhealthy, "no answer within 1s")
 		r.serve("a:1", newHealth("p.S", serving))
@@ -291,6 +291,78 @@ func TestDialsAreBoundedAndWaitingIsNoFailure(t *testing.T) {
 	})
 }
 
+// A rack loses its power: all connections end at once.
+func TestDialsAreBoundedAlsoWhenManyConnectionsAreLostAtOnce(t *testing.T) {
+	for _, watched := range []bool{true, false} {
+		t.Run(fmt.Sprint("watched=", watched), func(t *testing.T) { manyLost(t, watched) })
+	}
+}
+
+func manyLost(t *testing.T, watched bool) {
+	story(t, checks(), func(r *rig) {
+		var all []string
+		var stops []func()
+		for i := range 60 {
+			all = append(all, fmt.Sprint("a:", i))
+			var h healthpb.HealthServer = newHealth("p.S", serving)
+			if !watched {
+				h = &checker{said: serving}
+			}
+			stops = append(stops, r.serve(all[i], h))
+		}
+		r.set(all...)
+		after(time.Minute)
+		r.mu.Lock()
+		for _, h := range r.known {
+			h.hole = true
+		}
+		r.mu.Unlock()
+		for _, stop := range stops {
+			stop()
+		}
+		for range 200 {
+			after(100 * time.Millisecond)
+			r.mu.Lock()
+			dialing := 0
+			for _, h := range r.known {
+				dialing += h.dialing
+			}
+			r.mu.Unlock()
+			if dialing > maxDials {
+				t.Fatalf("%d dials at once", dialing)
+			}
+		}
+		for _, a := range all {
+			r.expect(a, Unhealthy, balance.Unhealthy, "no answer within 1s")
+		}
+	})
+}
+
+func TestPanicFollowsTheChecksAtOnce(t *testing.T) {
+	cfg := checks()
+	cfg.PanicShare = 0.5
+	story(t, cfg, func(r *rig) {
+		h := newHealth("p.S", serving)
+		r.serve("a:1", h)
+		r.set("a:1")
+		after(time.Second)
+		for range 3 {
+			h.SetServingStatus("p.S", notServing)
+			r.expect("a:1", Unhealthy, balance.Unhealthy, "NOT_SERVING")
+			if !r.group.Panic() {
+				t.Error("no panic, and nobody else is there")
+			}
+			r.logged("is unhealthy", "panic: too few")
+			h.SetServingStatus("p.S", serving)
+			r.expect("a:1", Healthy, 0, "")
+			if r.group.Panic() {
+				t.Error("still in panic")
+			}
+			r.logged("healthy again", "panic is over")
+		}
+	})
+}
+
 func TestWhatAProberFindsAfterItsEndpointLeftIsForgotten(t *testing.T) {
 	story(t, checks(), func(r *rig) {
 		h := &checker{hang: true}
@@ -300,11 +372,17 @@ func TestWhatAProberFindsAfterItsEndpointLeftIsForgotten(t *testing.T) {
 			after(time.Millisecond)
 		}
 		e := r.member("a:1").Endpoint
+		c := (*r.k.clusters.Load())["c"]
+		m := c.members[0]
+		p := m.prober
 		r.set()
-		after(time.Minute)
-		if e.State() != 0 || len(r.k.Snapshot("c")) != 0 {
-			t.Error(e.State())
+		// It may be about to report just now.
+		if !c.checked(m, p, result{said: true, note: "late"}) || e.State() != 0 || m.err != "" {
+			t.Error(e.State(), m.err)
 		}
-		synctest.Wait()
+		after(time.Minute)
+		if e.State() != 0 || len(r.k.Snapshot("c")) != 0 || h.asked() != 1 {
+			t.Error(e.State(), h.asked())
+		}
 	})
 }

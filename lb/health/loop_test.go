@@ -97,6 +97,9 @@ func TestEjectionsLastOverGenerationsAndNewSettingsAndEndWithTheDetection(t *tes
 		r.set("a:1", "b:1", "d:1")
 		after(5 * time.Second)
 		r.expect("b:1", Unchecked, balance.Ejected, "")
+		if s := r.state("b:1"); !s.Ejected {
+			t.Errorf("forgotten: %+v", s)
+		}
 
 		old := r.member("b:1").Endpoint // the address is known by another object now
 		r.set("a:1", "d:1", "b:1")
@@ -114,6 +117,22 @@ func TestEjectionsLastOverGenerationsAndNewSettingsAndEndWithTheDetection(t *tes
 		if s := r.state("b:1"); s.Ejected {
 			t.Errorf("%+v", s)
 		}
+	})
+}
+
+func TestWhoLeavesAndComesBackIsNewToUs(t *testing.T) {
+	story(t, outliers(), func(r *rig) {
+		r.set("a:1", "b:1", "c:1")
+		r.faults("b:1", 5)
+		b := r.member("b:1")
+		r.set("a:1", "c:1")
+		after(2 * time.Second)
+		if b.Endpoint.State() != balance.Ejected {
+			t.Error("calls of earlier generations are sent to it again")
+		}
+		r.all = append(r.all, b)
+		r.set("a:1", "b:1", "c:1")
+		r.expect("b:1", Unchecked, 0, "")
 	})
 }
 
@@ -226,6 +245,8 @@ func TestSlowStartThatIsSwitchedOffGivesEverybodyAllAtOnce(t *testing.T) {
 		}
 		r.member("a:1").Endpoint.MarkDown()
 		after(2 * time.Second)
+		r.cfg.Outlier = nil
+		r.set("a:1", "b:1")
 		r.member("a:1").Endpoint.MarkUp()
 		r.cfg.SlowStart = time.Minute
 		r.set("a:1", "b:1")

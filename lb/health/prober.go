@@ -88,6 +88,9 @@ func (p *prober) once(ctx context.Context) (atOnce bool) {
 	if !p.noWatch {
 		served, worked := p.watch(ctx, client)
 		if served {
+			if worked {
+				p.hangUp() // the connection is lost or going away, whether grpc has noticed yet or not
+			}
 			return worked
 		}
 		p.noWatch = true
@@ -128,17 +131,17 @@ func (p *prober) free() {
 }
 
 func (p *prober) hangUp() {
-	p.free()
 	if p.conn != nil {
 		p.conn.Close()
 		p.conn = nil
 	}
+	p.free()
 }
 
 // tell reports, unless the prober was stopped: then the result says nothing about the endpoint. After a failure that was none
 // of the server's words the next question comes by a new connection.
 func (p *prober) tell(ctx context.Context, r result) {
-	p.free()
+	defer p.free()
 	if ctx.Err() != nil {
 		return
 	}

@@ -19,7 +19,7 @@ import (
 //
 // Other than Envoy it does not cut to 3 to measure, which refuses most calls of a busy cluster for that time, but to half; or
 // to a quarter, and soon, while there is reason to doubt the base: because it was measured at the start, under who knows
-// what load, or because the last measurement found it much lower.
+// what load, or because the last measurement found quite another.
 //
 // With the tolerance T and a cluster that serves n calls at once without queueing, it settles a little above T*n (the
 // square root is what is above, so most with small n): see the figures that the test logs.
@@ -38,7 +38,7 @@ type Gradient struct {
 	phase    phase
 	begun    int64 // when this window or phase began
 	nextBase int64 // when the base is to be measured again
-	doubt    bool  // the base may be much too high
+	doubt    bool  // the base may be quite wrong
 	atMin    int   // windows in a row at the minimum, though too slow
 	fast     int   // windows in a row in which the latency was far below the base
 }
@@ -142,7 +142,12 @@ func (g *Gradient) measure(now int64) {
 	g.nextBase = now + int64(g.settings.Rebase)
 	if n >= g.settings.MinSamples && 2*slow < n { // else it stays as it is: too few calls, or most of them failed
 		g.base.Store(int64(median))
-		g.doubt = old == 0 || float64(median) < 0.9*float64(old)
+		lower := float64(median) < 0.75*float64(old)
+		if lower && g.doubt {
+			// The limit came of a base that was too high, so it is too high itself; do not wait until it has sunk.
+			g.exact = max(g.exact/2, float64(g.settings.Min))
+		}
+		g.doubt = old == 0 || lower || float64(median) > 1.33*float64(old)
 		if g.doubt {
 			g.nextBase = now + basePart*int64(g.settings.Window)
 		}
