@@ -55,7 +55,7 @@ func (b *builtin) dialer(next upstream.Dialer) upstream.Dialer {
 func (c *compiler) addBuiltin() {
 	ep := c.s.registry.Endpoint(builtinName, builtinName, upstreamOptions(c.cfg, builtinName))
 	c.keep[ep] = true
-	p, err := balance.New("", []balance.Member{{Endpoint: ep.Endpoint, Weight: 1}}, nil)
+	p, err := balance.New("", []balance.Member{{Endpoint: ep.Endpoint, Weight: 1}}, c.group(builtinName))
 	if err != nil {
 		return // one endpoint and the default policy always make a picker
 	}

@@ -7,17 +7,22 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/trunkline/trunkline/discovery"
+	"github.com/trunkline/trunkline/discovery/reflection"
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/forward"
+	"github.com/trunkline/trunkline/lb/health"
+	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
@@ -77,7 +82,8 @@ func (s *Server) publish(snap *discovery.Snapshot) {
 
 // compile makes the generation of the configuration and the snapshot in force. s.mu is held.
 func (s *Server) compile() error {
-	c := newCompiler(&ground{registry: s.registry, shards: s.shards, snapshot: s.snapshot, cfgName: s.cfgName}, s.cfg)
+	c := newCompiler(&ground{registry: s.registry, shards: s.shards, snapshot: s.snapshot, cfgName: s.cfgName,
+		policies: s.policies, said: s.hub.Reflected}, s.cfg)
 	g, err := c.generation()
 	if err != nil {
 		return err
@@ -85,11 +91,25 @@ func (s *Server) compile() error {
 	if old := s.gen.Load(); old != nil {
 		g.Number = old.Number + 1
 	}
+	s.watch(c)
 	s.gen.Store(g)
 	s.targets = c.states
 	s.registry.Retire(c.keep)
 	s.notify()
 	return nil
+}
+
+// watch has the endpoints of all clusters watched as their policies say, before the generation that has them is in force. s.mu is held.
+func (s *Server) watch(c *compiler) {
+	for name, st := range c.states {
+		members := make([]health.Member, 0, len(st.endpoints))
+		for _, e := range st.endpoints {
+			members = append(members, health.Member{Address: e.Address, Endpoint: e.Endpoint, Host: e.Host})
+		}
+		p := c.policy(name)
+		s.keeper.Set(name, members, p.Group, &p.Cluster)
+	}
+	s.keeper.Retire(func(name string) bool { return c.states[name] != nil })
 }
 
 // ground is what a compilation stands on: a running Server's, or what there is without one (see Explain).
@@ -100,6 +120,8 @@ type ground struct {
 	shards   []*shard.Shard
 	snapshot *discovery.Snapshot // nil before the first
 	cfgName  string
+	policies *policies.Store                             // nil where nothing runs
+	said     func(discovery.Endpoint) *reflection.Result // nil where nothing runs
 }
 
 // compiler gathers the rules of one generation.
@@ -110,10 +132,12 @@ type compiler struct {
 	states  map[string]*clusterState
 	targets map[string]*forward.Target // by cluster and the set of members
 	keep    map[*upstream.Endpoint]bool
+	live    map[string]*policies.Cluster // what holds for each cluster, by name
 }
 
 func newCompiler(on *ground, cfg *configv1.Config) *compiler {
-	return &compiler{s: on, cfg: cfg, keep: map[*upstream.Endpoint]bool{}, states: map[string]*clusterState{}, targets: map[string]*forward.Target{}}
+	return &compiler{s: on, cfg: cfg, keep: map[*upstream.Endpoint]bool{}, states: map[string]*clusterState{}, targets: map[string]*forward.Target{},
+		live: map[string]*policies.Cluster{}}
 }
 
 // generation compiles; its Number is 1.
@@ -133,6 +157,7 @@ func (c *compiler) generation() (*forward.Generation, error) {
 		return nil, err
 	}
 	g := &forward.Generation{Number: 1, Table: table, Conflicts: map[string][]string{}, Limits: forward.Limits{ReplayBytes: int(c.cfg.GetLimits().GetReplayBytesPerCall())}}
+	g.Rules = c.rulesOf()
 	g.ByAuthority = slices.ContainsFunc(c.rules, func(r route.Rule) bool { return r.Match.Authority != "" })
 	if snap != nil {
 		for _, x := range snap.Conflicts {
@@ -140,6 +165,43 @@ func (c *compiler) generation() (*forward.Generation, error) {
 		}
 	}
 	return g, nil
+}
+
+// policy is what holds for a cluster; nil where nothing runs.
+func (c *compiler) policy(name string) *policies.Cluster {
+	p := c.live[name]
+	if p == nil && c.s.policies != nil {
+		p = c.s.policies.Set(name, serviceconfig.Default())
+		c.live[name] = p
+	}
+	return p
+}
+
+// group is what the pickers of a cluster share.
+func (c *compiler) group(name string) *balance.Group {
+	if p := c.policy(name); p != nil {
+		return p.Group
+	}
+	return nil
+}
+
+// rulesOf is the generation's answer to what holds for a method.
+func (c *compiler) rulesOf() func(*forward.Target, string, string, bool) *policies.Rules {
+	facts := map[string]func() map[string]policies.Facts{}
+	for name, st := range c.states {
+		if c.s.said != nil {
+			facts[name] = sync.OnceValue(func() map[string]policies.Facts { return factsOf(st.cluster, c.s.said) })
+		}
+	}
+	live := c.live
+	return func(t *forward.Target, service, method string, known bool) *policies.Rules {
+		var f policies.Facts
+		if all := facts[t.Cluster]; all != nil {
+			f = all()[service+"/"+method]
+		}
+		f.Known = f.Known || known
+		return live[t.Cluster].Rules(service, method, f)
+	}
 }
 
 func (c *compiler) addCluster(cl *discovery.Cluster) {
@@ -214,9 +276,9 @@ func (c *compiler) target(st *clusterState, want func(discovery.Endpoint) bool) 
 	if t := c.targets[key]; t != nil {
 		return t
 	}
-	p, err := balance.New(st.policy, members, nil)
+	p, err := balance.New(st.policy, members, c.group(st.cluster.Name))
 	if err != nil { // the config was validated: an unknown policy cannot be here
-		p, _ = balance.New("", members, nil)
+		p, _ = balance.New("", members, c.group(st.cluster.Name))
 	}
 	why := ""
 	if len(eps) == 0 {
@@ -237,6 +299,7 @@ func (c *compiler) addRoute(i int, r *configv1.Route) {
 	st := c.states[r.GetCluster()]
 	var t *forward.Target
 	if st == nil {
+		c.policy(r.GetCluster())
 		p, _ := balance.New("", nil, nil)
 		why := fmt.Sprintf("no source has found cluster %s", r.GetCluster())
 		if c.s.snapshot == nil || !c.s.snapshot.Complete {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
@@ -19,8 +20,11 @@ import (
 	"github.com/trunkline/trunkline/discovery/reflection"
 	"github.com/trunkline/trunkline/lb/admin"
 	"github.com/trunkline/trunkline/lb/config"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/forward"
+	"github.com/trunkline/trunkline/lb/health"
 	"github.com/trunkline/trunkline/lb/listener"
+	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/lb/upstream"
@@ -56,6 +60,9 @@ type Server struct {
 	adminL     net.Listener
 	tel        *telemetry.Telemetry
 	registry   *upstream.Registry
+	policies   *policies.Store
+	keeper     *health.Keeper
+	books      decision.Books // by shard
 	hub        *hub.Hub
 	builtin    *builtin
 	ctx        context.Context // ends when Run is over
@@ -103,6 +110,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.builtin = newBuiltin(newReflector(s.outlook, func(e discovery.Endpoint) *reflection.Result { return s.hub.Reflected(e) }))
+	s.policies = policies.NewStore(s.log, rand.Uint64())
 	s.startShards()
 	if err := s.buildSources(o.Config); err != nil {
 		return nil, err
@@ -145,20 +153,24 @@ func (s *Server) startShards() {
 	if n == 0 {
 		n = min(runtime.GOMAXPROCS(0), maxShards)
 	}
-	handlers := make([]upstream.StreamHandler, n)
-	for i := range n {
-		sh := shard.New(i, s.started, uint64(s.started.UnixNano()))
-		f := forward.New(sh, &s.gen, s.tel, s.log)
-		s.shards = append(s.shards, sh)
-		s.forwarders = append(s.forwarders, f)
-		handlers[i] = f.Upstream()
-	}
 	dial := s.opts.Dial
 	if dial == nil {
 		d := &net.Dialer{}
 		dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
 	}
+	s.keeper = health.New(s.log, dial)
+	handlers := make([]upstream.StreamHandler, n)
+	for i := range n {
+		sh := shard.New(i, s.started, uint64(s.started.UnixNano()))
+		book := decision.NewBook(1000/n, 1000/n, time.Second, forward.Lock(sh))
+		f := forward.New(sh, &s.gen, s.tel, s.log, forward.Options{Book: book, Tripped: s.keeper.Tripped})
+		s.books = append(s.books, book)
+		s.shards = append(s.shards, sh)
+		s.forwarders = append(s.forwarders, f)
+		handlers[i] = f.Upstream()
+	}
 	s.registry = upstream.NewRegistry(s.ctx, s.log, s.tel, s.builtin.dialer(dial), s.shards, handlers)
+	s.registry.Moved = s.keeper.Moved
 }
 
 // listenerSettings is what clients get.
@@ -267,8 +279,14 @@ func (s *Server) close() {
 	if s.admin != nil {
 		s.admin.Close()
 	}
+	if s.keeper != nil {
+		s.keeper.Close()
+	}
 	if s.registry != nil {
 		s.registry.Close()
+	}
+	if s.policies != nil {
+		s.policies.Close()
 	}
 	if s.builtin != nil {
 		s.builtin.stop()

@@ -1,26 +1,25 @@
 package forward
 
 import (
-	"math"
-	"time"
-
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
-	"github.com/trunkline/trunkline/lb/upstream"
-	"github.com/trunkline/trunkline/policy/balance"
+	"github.com/trunkline/trunkline/policy/deadline"
 )
 
 // Call is one stream as we carry it. Guarded by the shard.
 type Call struct {
-	f    *Forwarder // set once
-	d    *Down
-	down *session.Stream // nil once it is closed
-	gen  *Generation
-	e    *entry // nil if no route matched
+	f     *Forwarder // set once
+	d     *Down
+	down  *session.Stream // nil once it is closed
+	gen   *Generation
+	e     *entry          // nil if no route matched
+	rules *policies.Rules // of e; nil if no route matched
 
 	// The request, kept until commit.
 	req      []*hpack.Field // one reference each
@@ -34,32 +33,53 @@ type Call struct {
 	// is told of; nil where absent.
 	told [3]*hpack.Field
 
-	// The current attempt.
-	conn    *upstream.Conn
-	up      *session.Stream // nil once it is closed
-	ep      *upstream.Endpoint
-	waitsAt *upstream.Pool // the pool in which we wait for a connection
-	handed  int64          // bytes of request data that this attempt was handed
-	credit  int64          // bytes of request data for which the client got its window back: never twice for one byte
+	attempts []*Attempt // all, in their order
+	winner   *Attempt   // whose response is the call's; nil before commit
+	live     int        // attempts that have a stream or wait for one
+	credit   int64      // bytes of request data for which the client got its window back: never twice for one byte
 
-	tries    []try
-	started  bool // response headers went down: committed
-	complete bool // the upstream's last word came
+	started   bool // response headers went down
+	complete  bool // the upstream's last word came
+	canRepeat bool // a policy may ask for another attempt, so the response is held until it is judged
+	noHedge   bool // a fatal status or pushback forbade further hedges
+	asking    bool // a rate limit service is being asked
+	permits   uint8
+	previous  int    // grpc-previous-rpc-attempts of the caller
+	pushedAt  int    // attempts when a pushback was last obeyed: the backoff begins anew from there (gRFC A6)
+	ticket    uint64 // tells this life of the object from earlier ones, for answers that come late
 
+	// Times of things to come; 0: none. One timer rings for the earliest (see alarm.go).
 	timer    shard.Timer
-	deadline int64 // shard time; 0 none
+	ringAt   int64 // when timer is set to
+	deadline int64 // shard time
+	idle     int64 // duration; 0: no idle timeout
+	seen     int64 // when the last frame passed
+	retryAt  int64 // the end of a backoff
+	hedgeAt  int64 // the next hedge is due
+	holdAt   int64 // a held response goes down as it is
+	queueEnd int64 // the end of patience in the queue
 
-	status  grpc.Status
-	message string
-	local   bool
-	outcome telemetry.Outcome
-	stats   *telemetry.Method
-	trace   *telemetry.Trace
-	inject  []string // name, value, ...: header fields that tracing sets
+	queue        *queue // in which it waits for a place; nil: none
+	qprev, qnext *Call
+	queuedAt     int64
+	queuedFor    int64 // nanoseconds, in all
+
+	status      grpc.Status
+	message     string
+	reason      string // of ErrorInfo, if Trunkline made the reply
+	local       bool
+	outcome     telemetry.Outcome
+	stats       *telemetry.Method
+	trace       *telemetry.Trace
+	inject      []string          // name, value, ...: header fields that are set for the attempt
+	lastFailure failure           // of a hedged call: what it ends with if no other attempt follows
+	notes       []decision.Note   // nearly never any
+	limit       deadline.Decision // how long the call may take, and who said so
+	asked       int64             // the caller's grpc-timeout, nanoseconds; 0: none
 
 	arrived, sent, upEnded    int64  // shard times
 	round, sentRound, upRound uint64 // the rounds they fell into
-	in, out                   grpc.MessageCounter
+	in                        grpc.MessageCounter
 	messagesIn, messagesOut   uint32
 	bytesIn, bytesOut         uint64
 
@@ -81,22 +101,9 @@ func (c *Call) heard(i int) string {
 	return ""
 }
 
-// try is one attempt, as it is told to traces.
-type try struct {
-	ep         *upstream.Endpoint
-	reason     balance.Reason
-	start, end int64
-	status     grpc.Status
-	outcome    telemetry.Outcome
-	evidence   string
-}
-
-// maxTries bounds how often a call that was provably not processed is placed again; maxDials how often in all, with the
-// endpoints that could not even be dialled (each is out of the pick from then on).
-const (
-	maxTries = 8
-	maxDials = 32
-)
+// maxDials bounds how often a call is placed in all, with the endpoints that could not even be dialled (each is out of the
+// pick from then on).
+const maxDials = 32
 
 // start takes a new call from its request's header block: steps 4 to 8 of a call's way.
 func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
@@ -105,6 +112,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	s.Owner = c
 	s.SetBudget(&d.Budget)
 	c.arrived, c.round, c.ended = f.shard.Now(), f.shard.Round(), b.End
+	c.seen = c.arrived
 	f.shard.Timed()
 	if b.TooLarge {
 		f.rec.Start(nil)
@@ -116,11 +124,14 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	c.req = append(c.req, b.Fields...)
 	c.path = b.Path
 	c.told[host] = b.Authority
-	var timeout, traceparent string
+	var said timing
+	var traceparent string
 	for _, h := range c.req {
 		switch h.ID {
 		case hpack.GrpcTimeout:
-			timeout = h.Value
+			said.timeout(h.Value)
+		case hpack.GrpcPreviousRPCAttempts:
+			c.previous = max(c.previous, grpc.ParsePreviousAttempts(h.Value))
 		case hpack.Traceparent:
 			traceparent = h.Value
 			c.told[parent] = h
@@ -142,7 +153,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 		c.e = f.lookup(c.gen, b.Path, c.auth)
 	}
 	if c.e != nil {
-		c.stats = c.e.stats
+		c.stats, c.rules = c.e.stats, c.e.rules
 	}
 	f.rec.Start(c.stats)
 	f.cur = c
@@ -151,264 +162,22 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 		c.refuse(c.noRoute(b))
 		return
 	}
-	if timeout != "" {
-		d, err := grpc.ParseTimeout(timeout)
-		if err != nil {
-			// grpc-go and grpc-java answer so, too.
-			c.refuse(refusal{status: grpc.Internal, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "BAD_TIMEOUT", message: err.Error()})
-			return
-		}
-		if int64(d) < math.MaxInt64-c.arrived {
-			c.deadline = c.arrived + int64(d)
-			if d <= 0 {
-				c.expire()
-				return
-			}
-			f.shard.Timer.Set(&c.timer, c.deadline)
-		}
-	}
-	// Place for admission: authorisation, limits, breakers decide here, before an endpoint is picked.
-	c.place(nil)
-}
-
-// place picks an endpoint and a connection to it: steps 7 and 8. avoid has just failed this call.
-func (c *Call) place(avoid *upstream.Endpoint) {
-	f, t := c.f, c.e.target
-	if len(c.tries) >= maxDials {
-		c.refuse(c.exhausted())
-		return
-	}
-	ep, reason, ok := f.pick(t, avoid)
-	if !ok {
-		c.refuse(c.noEndpoint())
-		return
-	}
-	ep.InFlight.Add(1)
-	ep.Picks.Add(1)
-	c.ep = ep
-	c.tries = append(c.tries, try{ep: ep, reason: reason, start: f.shard.Now()})
-	pool := ep.Pool(f.shard.ID)
-	conn, err := pool.Reserve(c)
-	switch {
-	case err != nil:
-		c.endTry(grpc.Unavailable, telemetry.OutcomeUpstreamOverflow, "never sent")
-		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "PENDING_OVERFLOW",
-			message: "cluster " + t.Cluster + ", endpoint " + ep.Address + ": " + err.Error()})
-	case conn == nil:
-		c.waitsAt = pool
-	default:
-		c.send(conn)
+	if c.clock(&said) {
+		c.admit()
 	}
 }
 
-// HandleConn implements upstream.Waiter.
-func (c *Call) HandleConn(conn *upstream.Conn, err error) {
-	c.waitsAt = nil
-	if err != nil {
-		ep := c.ep
-		c.message = err.Error()
-		c.endTry(grpc.Unavailable, telemetry.OutcomeUpstreamConnectFailure, "never sent")
-		c.place(ep)
-		return
-	}
-	c.send(conn)
+// waiting says whether the call has no attempt at the moment but will have one: in a backoff, in a queue, or while somebody is
+// asked.
+func (c *Call) waiting() bool {
+	return c.retryAt != 0 || c.queue != nil || c.asking || c.hedgeAt != 0 && c.live == 0
 }
 
-// send opens the attempt's stream and says what there is of the request: step 9.
-func (c *Call) send(conn *upstream.Conn) {
-	f := c.f
-	c.conn, c.handed = conn, 0
-	c.sent, c.sentRound = f.shard.Now(), f.shard.Round()
-	f.shard.Timed()
-	fields := c.req
-	// In the batch in which the call came, the time left is the time given: the field goes on as it came.
-	if stale := c.deadline != 0 && c.sentRound != c.round; stale || c.trace != nil {
-		fields = f.rewrite(c, stale)
-	}
-	end := c.ended && len(c.replay) == 0 && c.trailers == nil
-	c.up = conn.Sess.Open(fields, end, &c.d.Budget)
-	c.up.Owner = c
-	f.releaseMade()
-	if end {
-		return
-	}
-	if len(c.replay) > 0 {
-		n, ok := conn.Sess.SendData(c.up, c.replay, c.ended && c.trailers == nil)
-		if !ok {
-			c.overBudget()
-			return
-		}
-		c.wasHanded(n)
-	}
-	if c.trailers != nil && c.up != nil {
-		conn.Sess.SendHeaders(c.up, c.trailers, true)
-	}
-}
-
-// rewrite puts the request's fields together where they differ from how they came: the time left, the attempt's trace context.
-func (f *Forwarder) rewrite(c *Call, stale bool) []*hpack.Field {
-	in := f.shard.Env.Interner
-	f.scratch, f.cur = f.scratch[:0], c
-	c.inject = c.inject[:0]
-	if c.trace != nil {
-		at := c.trace.StartAttempt()
-		for at < len(c.tries)-1 { // attempts that came to no stream have spans, too
-			at = c.trace.StartAttempt()
-		}
-		c.trace.Inject(at, f.setField)
-	}
-	for _, h := range c.req {
-		if stale && h.ID == hpack.GrpcTimeout {
-			var b [16]byte
-			left := grpc.AppendTimeout(b[:0], time.Duration(max(1, c.deadline-f.shard.Now())))
-			h = in.InternBytes([]byte(h.Name), left)
-			f.made = append(f.made, h)
-		} else if c.injected(h.Name) {
-			continue
-		}
-		f.scratch = append(f.scratch, h)
-	}
-	for i := 0; i < len(c.inject); i += 2 {
-		if c.inject[i+1] == "" {
-			continue // to be removed
-		}
-		h := in.Intern(c.inject[i], c.inject[i+1])
-		f.made = append(f.made, h)
-		f.scratch = append(f.scratch, h)
-	}
-	return f.scratch
-}
-
-func (f *Forwarder) override(name, value string) {
-	f.cur.inject = append(f.cur.inject, name, value)
-}
-
-func (c *Call) injected(name string) bool {
-	for i := 0; i < len(c.inject); i += 2 {
-		if c.inject[i] == name {
-			return true
-		}
-	}
-	return false
-}
-
-func (f *Forwarder) releaseMade() {
-	for _, h := range f.made {
-		f.shard.Env.Interner.Release(h)
-	}
-	f.made = f.made[:0]
-}
-
-// body takes request data: p is borrowed.
-func (c *Call) body(p []byte, end bool) {
-	c.ended = c.ended || end
-	c.bytesIn += uint64(len(p))
-	c.messagesIn += uint32(c.in.Add(p))
-	if !c.noReplay {
-		c.keep(p)
-	}
-	if c.up != nil {
-		n, ok := c.conn.Sess.SendData(c.up, p, end)
-		c.wasHanded(n)
-		if !ok {
-			c.overBudget()
-		}
-	} else if c.waitsAt == nil {
-		c.creditDown(int64(len(p))) // the reply is made already: what still comes is thrown away
-	}
-}
-
-// keep copies request data for an attempt to come, as long as it is allowed.
-func (c *Call) keep(p []byte) {
-	// While no attempt has a stream the data must stay somewhere: the stream's window bounds it.
-	if len(c.replay)+len(p) > c.gen.Limits.ReplayBytes && c.up != nil {
-		c.dropReplay()
-		return
-	}
-	if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
-		c.overBudget()
-		return
-	}
-	c.d.Budget.Held += int64(len(p))
-	c.replay = append(c.f.shard.Env.Buffers.Grow(c.replay, len(p)), p...)
-}
-
-func (c *Call) dropReplay() {
-	c.noReplay = true
-	if c.replay != nil {
-		c.d.Budget.Held -= int64(len(c.replay))
-		c.f.shard.Env.Buffers.Put(c.replay)
-		c.replay = nil
-	}
-}
-
-// wasHanded counts request data that the attempt's connection took, and gives the client its window back for it.
-func (c *Call) wasHanded(n int) {
-	if c.handed += int64(n); c.handed > c.credit {
-		c.creditDown(c.handed - c.credit)
-	}
-}
-
-func (c *Call) creditDown(n int64) {
-	c.credit += n
-	if c.down != nil {
-		c.d.Sess.Credit(c.down, int(n))
-	}
-}
-
-// commit: the response has begun, it is this attempt's. What was kept for another is given back.
-func (c *Call) commit() {
-	c.started = true
-	c.dropRequest()
-}
-
-func (c *Call) dropRequest() {
-	c.dropReplay()
-	in := c.f.shard.Env.Interner
-	for _, h := range c.req {
-		in.Release(h)
-	}
-	c.req = c.req[:0]
-	for _, h := range c.trailers {
-		in.Release(h)
-	}
-	c.trailers, c.path = nil, nil
-}
-
-// endTry notes the end of the current attempt and takes its load off the endpoint.
-func (c *Call) endTry(status grpc.Status, o telemetry.Outcome, evidence string) {
-	if c.ep == nil {
-		return
-	}
-	c.ep.InFlight.Add(-1)
-	c.ep = nil
-	t := &c.tries[len(c.tries)-1]
-	t.end, t.status, t.outcome, t.evidence = c.f.shard.Now(), status, o, evidence
-}
-
-// abandon gives the current attempt up: its stream is reset and can touch the call no more.
-func (c *Call) abandon(code h2.Code, status grpc.Status, o telemetry.Outcome) {
-	if c.waitsAt != nil {
-		c.waitsAt.Cancel(c)
-		c.waitsAt = nil
-	}
-	if s := c.up; s != nil {
-		c.up, s.Owner = nil, nil
-		c.conn.Sess.Reset(s, code)
-	}
-	c.endTry(status, o, "")
-}
-
-// expire: the deadline has come.
-func (c *Call) expire() {
-	c.f.shard.Timed()
-	if c.endAnswered() {
-		return
-	}
-	phase := c.phase()
-	c.abandon(h2.Cancel, grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout)
-	c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_EXCEEDED",
-		message: "the caller's deadline of " + time.Duration(c.deadline-c.arrived).String() + " passed " + phase})
+// stopWaiting: there will be no attempt any more.
+func (c *Call) stopWaiting() {
+	c.retryAt, c.hedgeAt, c.holdAt = 0, 0, 0
+	c.asking = false
+	c.leaveQueue()
 }
 
 // endAnswered ends a call whose client has all of the reply and only has not ended its own side; the reply's status stands. It
@@ -422,25 +191,62 @@ func (c *Call) endAnswered() bool {
 	return true
 }
 
+// abandon gives up all attempts and all waiting for one.
+func (c *Call) abandon(code h2.Code, status grpc.Status, o telemetry.Outcome) {
+	c.stopWaiting()
+	for i := len(c.attempts) - 1; i >= 0 && c.live > 0; i-- {
+		if a := c.attempts[i]; a.alive() {
+			a.abandon(code, ending{status: status, outcome: o})
+		}
+	}
+}
+
 // phase says for people where a call is.
 func (c *Call) phase() string {
 	switch {
-	case c.waitsAt != nil:
-		return "while waiting for a connection to " + c.ep.Address
+	case c.queue != nil:
+		return "while waiting in the queue of cluster " + c.e.target.Cluster
+	case c.asking:
+		return "while the rate limit service was asked"
+	case c.retryAt != 0:
+		return "while waiting to try again"
 	case c.complete:
 		return "before the client had read the response"
-	case c.ep == nil:
-		return "before it was sent to any endpoint"
-	case c.started:
-		return "amid the response of " + c.ep.Address
 	}
-	return "while waiting for the response of " + c.ep.Address
+	switch a := c.last(); {
+	case a == nil:
+		return "before it was sent to any endpoint"
+	case a.waitsAt != nil:
+		return "while waiting for a connection to " + a.at.Address
+	case !a.open:
+		return "after " + a.at.Address + " had failed it"
+	case c.started:
+		return "amid the response of " + a.at.Address
+	default:
+		return "while waiting for the response of " + a.at.Address
+	}
+}
+
+// last is the winner, else the youngest live attempt, else the last one; nil if there was none.
+func (c *Call) last() *Attempt {
+	if c.winner != nil {
+		return c.winner
+	}
+	for i := len(c.attempts) - 1; i >= 0; i-- {
+		if c.attempts[i].alive() {
+			return c.attempts[i]
+		}
+	}
+	if n := len(c.attempts); n > 0 {
+		return c.attempts[n-1]
+	}
+	return nil
 }
 
 // overBudget: the client makes us hold more than it may.
 func (c *Call) overBudget() {
 	c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
-	c.status, c.outcome, c.local = grpc.ResourceExhausted, telemetry.OutcomeOverloaded, true
+	c.status, c.outcome, c.local, c.reason = grpc.ResourceExhausted, telemetry.OutcomeOverloaded, true, "CONNECTION_BUDGET"
 	c.message = "the client's connection holds more unread data than its budget"
 	if c.down != nil {
 		c.d.Sess.Reset(c.down, h2.EnhanceYourCalm)
@@ -449,9 +255,10 @@ func (c *Call) overBudget() {
 
 // settle finishes the call when neither end is left.
 func (c *Call) settle() {
-	if c.down != nil || c.up != nil || c.waitsAt != nil || c.prev == nil {
+	if c.down != nil || c.live > 0 || c.prev == nil {
 		return
 	}
+	c.stopWaiting()
 	f := c.f
 	f.shard.Timer.Clear(&c.timer)
 	c.prev.next, c.next.prev = c.next, c.prev
@@ -459,4 +266,5 @@ func (c *Call) settle() {
 	f.nLive--
 	f.done = append(f.done, c)
 	f.shard.Timed()
+	c.leave()
 }

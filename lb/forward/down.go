@@ -22,7 +22,8 @@ type Down struct {
 
 	f        *Forwarder // set once
 	cfg      *session.Config
-	peer     string
+	peer     string // host:port; "" until somebody asks
+	host     string // without the port; the same
 	onGone   func()
 	draining bool
 	final    shard.Timer
@@ -94,17 +95,21 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 		return
 	}
 	c := s.Owner.(*Call)
-	c.ended = true
+	c.ended, c.seen = true, d.f.shard.Now()
 	if b.TooLarge {
 		c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeDownstreamProtocolError)
 		c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "METADATA_TOO_LARGE",
 			message: "the request's trailers exceed the limit of " + d.limitText()})
 		return
 	}
-	if c.up != nil {
+	if c.live > 0 && c.last().up != nil {
 		c.dropReplay() // rare enough not to be kept for another attempt
-		c.conn.Sess.SendHeaders(c.up, b.Fields, true)
-	} else if c.waitsAt != nil {
+		for _, a := range c.attempts {
+			if a.up != nil {
+				a.conn.Sess.SendHeaders(a.up, b.Fields, true)
+			}
+		}
+	} else if c.live > 0 || c.waiting() {
 		b.Taken = true
 		c.trailers = append([]*hpack.Field(nil), b.Fields...)
 	}
@@ -142,8 +147,8 @@ func (d *Down) HandleReset(s *session.Stream, code h2.Code, why error) {
 
 // HandleHanded implements session.Handler: response data was handed over, the endpoint may send more.
 func (d *Down) HandleHanded(s *session.Stream, n int) {
-	if c := s.Owner.(*Call); c.up != nil {
-		c.conn.Sess.Credit(c.up, n)
+	if c := s.Owner.(*Call); c.winner != nil && c.winner.up != nil {
+		c.winner.conn.Sess.Credit(c.winner.up, n)
 	}
 }
 
@@ -151,9 +156,9 @@ func (d *Down) HandleHanded(s *session.Stream, n int) {
 func (d *Down) HandleClosed(s *session.Stream) {
 	if c, ok := s.Owner.(*Call); ok {
 		c.down = nil
-		if c.up != nil && c.complete && !c.up.SendClosed() {
+		if w := c.winner; w != nil && w.up != nil && c.complete && !w.up.SendClosed() {
 			// The client has all of the reply; nobody waits for what the endpoint still reads of the request.
-			c.abandon(h2.Cancel, c.status, c.outcome)
+			w.abandon(h2.Cancel, ending{status: c.status, outcome: c.outcome, verdict: w.verdict(c.status)})
 		}
 		c.settle()
 	}

@@ -2,11 +2,15 @@ package forward
 
 import (
 	"log/slog"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/balance"
 )
 
 // Forwarder carries the calls of one shard. Guarded by the shard.
@@ -17,14 +21,15 @@ type Forwarder struct {
 	rec   *telemetry.Recorder         // set once
 	gen   *atomic.Pointer[Generation] // set once
 
-	live    Call // ring of the calls under way
-	nLive   int
-	started uint64 // calls ever
-	free    []*Call
-	done    []*Call        // finished in this batch
-	scratch []*hpack.Field // the block that is being put together
-	made    []*hpack.Field // fields in scratch that we interned for it
-	conns   map[*Down]struct{}
+	live         Call // ring of the calls under way
+	nLive        int
+	started      uint64 // calls ever
+	free         []*Call
+	freeAttempts []*Attempt
+	done         []*Call        // finished in this batch
+	scratch      []*hpack.Field // the block that is being put together
+	made         []*hpack.Field // fields in scratch that we interned for it
+	conns        map[*Down]struct{}
 
 	// lookupField serves telemetry's reads of request headers without a closure per call.
 	cur         *Call
@@ -34,14 +39,50 @@ type Forwarder struct {
 	contentType *hpack.Field // application/grpc
 	record      telemetry.Finish
 	suggested   uint64 // the batch in which a nearest method was last looked for
+
+	replaying int64             // bytes of requests kept for another attempt
+	queues    map[string]*queue // by cluster; only those that somebody waits in
+	queued    int               // in all of them
+	poll      shard.Timer
+	serving   bool     // queues are being served
+	wakes     []string // clusters that want it meanwhile
+
+	// The question to the picker that is being asked, and what it met.
+	ask        balance.Ask
+	asker      *Call
+	isClosed   func(member int) bool
+	full, shut bool
+
+	shedding func() (why string, pushback time.Duration) // set once; may be nil
+	tripped  func(cluster, address string)               // set once: outlier detection wants to look at an endpoint now
+	book     *decision.Book                              // set once
+}
+
+// Options are what a forwarder works with beside its shard.
+type Options struct {
+	// Shedding says why no new calls are taken at the moment, and when it is worth trying again; "": they are. Nil: always. It is
+	// called for every call, and must not block.
+	Shedding func() (why string, pushback time.Duration)
+	// Tripped is told, inside the shard, of an endpoint that failed too often in a row: it must not block.
+	Tripped func(cluster, address string)
+	// Book takes the records of finished calls; nil: a small one of its own.
+	Book *decision.Book
 }
 
 // maxFreeCalls bounds what an idle shard keeps.
 const maxFreeCalls = 4096
 
 // New returns the forwarder of a shard; gen is read once per call.
-func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemetry, log *slog.Logger) *Forwarder {
-	f := &Forwarder{shard: s, log: log, tel: tel, rec: tel.NewRecorder(lockOf{s}), gen: gen, conns: map[*Down]struct{}{}}
+func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemetry, log *slog.Logger, o Options) *Forwarder {
+	f := &Forwarder{shard: s, log: log, tel: tel, rec: tel.NewRecorder(Lock(s)), gen: gen, conns: map[*Down]struct{}{}, queues: map[string]*queue{},
+		shedding: o.Shedding, tripped: o.Tripped, book: o.Book}
+	if f.tripped == nil {
+		f.tripped = func(string, string) {}
+	}
+	if f.book == nil {
+		f.book = decision.NewBook(1, 1, 0, Lock(s))
+	}
+	f.isClosed, f.poll.Do = f.closed, f.pollQueues
 	f.live.next, f.live.prev = &f.live, &f.live
 	f.lookupField = func(name string) string {
 		for _, h := range f.cur.req {
@@ -58,7 +99,9 @@ func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemet
 	return f
 }
 
-// lockOf makes the recorder look at a shard without flushing it.
+// Lock is a shard's lock for those who only look: nothing is flushed.
+func Lock(s *shard.Shard) sync.Locker { return lockOf{s} }
+
 type lockOf struct{ s *shard.Shard }
 
 func (l lockOf) Lock()   { l.s.Lock() }
@@ -71,7 +114,7 @@ func (f *Forwarder) newCall() *Call {
 		f.free = f.free[:n-1]
 	} else {
 		c = &Call{f: f}
-		c.timer.Do = c.expire
+		c.timer.Do = c.ring
 	}
 	c.prev, c.next = f.live.prev, &f.live
 	c.prev.next, c.next.prev = c, c
@@ -85,8 +128,11 @@ func (f *Forwarder) recycle(c *Call) {
 	if len(f.free) >= maxFreeCalls {
 		return
 	}
-	clear(c.tries)
-	*c = Call{f: f, timer: c.timer, req: c.req[:0], tries: c.tries[:0]}
+	for _, a := range c.attempts {
+		f.forget(a)
+	}
+	clear(c.attempts)
+	*c = Call{f: f, timer: c.timer, req: c.req[:0], attempts: c.attempts[:0], notes: c.notes[:0], inject: c.inject[:0], ticket: c.ticket + 1}
 	f.free = append(f.free, c)
 }
 

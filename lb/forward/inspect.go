@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/hpack"
@@ -13,6 +14,40 @@ import (
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/route"
 )
+
+// View is a call under way as the admin API shows it. Its strings are its own.
+type View struct {
+	Method, Route, Cluster, Endpoint, Peer string
+	Age, DeadlineLeft                      time.Duration // DeadlineLeft 0: none
+	MessagesIn, MessagesOut                uint32
+	BytesIn, BytesOut                      uint64
+	Held                                   int64 // bytes that wait in us
+	Attempts                               int
+}
+
+func (c *Call) view(now int64) View {
+	v := View{Peer: c.d.Peer(), Age: time.Duration(now - c.arrived), MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
+		BytesIn: c.bytesIn, BytesOut: c.bytesOut, Attempts: len(c.attempts), Held: int64(len(c.replay))}
+	if c.e != nil {
+		v.Method, v.Route, v.Cluster = c.e.service+"/"+c.e.method, c.e.route.Rule.Name, c.e.target.Cluster
+	}
+	if c.live > 0 {
+		v.Endpoint = c.last().at.Address
+	}
+	if c.deadline != 0 {
+		v.DeadlineLeft = max(1, time.Duration(c.deadline-now))
+	}
+	if c.down != nil {
+		v.Held += int64(c.down.Held())
+	}
+	for _, a := range c.attempts {
+		if a.up != nil {
+			v.Held += int64(a.up.Held())
+		}
+		v.Held += int64(len(a.held))
+	}
+	return v
+}
 
 // Seen is a call under way as people see it: its View, with the times of the moment, and what tells it from others. Its
 // strings are its own.
@@ -45,12 +80,14 @@ func (f *Forwarder) Oldest(limit int) []Seen {
 	return out
 }
 
-// EachEndpoint calls do for the endpoint of every call under way that has one, once per call: also for endpoints that no
+// EachEndpoint calls do for the endpoint of every call under way that has one, once per attempt: also for endpoints that no
 // generation has any more. Inside the shard, or with its lock held to look.
 func (f *Forwarder) EachEndpoint(do func(*upstream.Endpoint)) {
 	for c := f.live.next; c != &f.live; c = c.next {
-		if c.ep != nil {
-			do(c.ep)
+		for _, a := range c.attempts {
+			if a.open {
+				do(a.at)
+			}
 		}
 	}
 }
@@ -70,6 +107,6 @@ func (g *Generation) Foresee(path, authority string) (r *route.Route, status grp
 		return r, grpc.OK, ""
 	}
 	c.e = &entry{route: r, target: t}
-	no := c.noEndpoint()
+	no := c.noEndpoint(picked{})
 	return r, no.status, no.message
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/trunkline/trunkline/policy/retry"
 )
 
 func TestARefusedStreamIsPlacedElsewhereWholeAndItsWindowIsCreditedOnce(t *testing.T) {
@@ -59,13 +61,13 @@ func TestACallIsRefusedAtLastWhenNobodyTakesIt(t *testing.T) {
 		c := r.client()
 		c.call(1, true)
 		up := r.end("one", 0)
-		for i := range maxTries {
+		for i := range retry.MaxRefusals + 1 {
 			synctest.Wait()
 			up.rst(uint32(2*i+1), http2.ErrCodeRefusedStream)
 		}
 		c.expect("HEADERS 1 :status=200 grpc-status=14 grpc-message=endpoint one refused the stream END")
 		r.in(func() {
-			if n := r.eps[0].Picks.Load(); n != maxTries {
+			if n := r.eps[0].Picks.Load(); n != retry.MaxRefusals+1 {
 				t.Errorf("%d picks", n)
 			}
 		})
@@ -169,7 +171,7 @@ func TestACallThatNobodyCanTakeHearsWhy(t *testing.T) {
 		r.refuse["one"], r.refuse["two"] = errors.New("refused by one"), errors.New("refused by two")
 		c := r.client()
 		c.call(1, true)
-		c.expect("HEADERS 1 :status=200 grpc-status=14 grpc-message=no healthy endpoint: cluster c has 2, none is up; last error: dial two: refused by two END")
+		c.expect("HEADERS 1 :status=200 grpc-status=14 grpc-message=no healthy endpoint: cluster c has 2, none is up (2 down); last error: dial two: refused by two END")
 		c.call(3, false)
 		c.expect("HEADERS 3 *grpc-status=14 *", "RST 3 NO_ERROR")
 		c.block(5, true, ":method", "POST", ":scheme", "http", ":path", "/s.X/M")

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"net"
 	"strings"
 	"time"
 
@@ -39,11 +40,12 @@ func (f *Forwarder) tell(c *Call, end int64) {
 	up, own := c.times(end)
 	r := &f.record
 	*r = telemetry.Finish{
-		Method: c.stats, Status: uint32(c.status), Local: c.local, Outcome: c.outcome, Attempts: uint8(len(c.tries)),
+		Method: c.stats, Status: uint32(c.status), Local: c.local, Outcome: c.outcome, Attempts: uint8(len(c.attempts)),
 		Total: total, Upstream: up, Own: own,
 		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, BytesIn: c.bytesIn, BytesOut: c.bytesOut,
 	}
 	f.rec.Record(r)
+	f.file(c, end, own)
 	if f.tel.WantRecord(uint32(c.status), total, c.trace) {
 		f.tel.Export(c.fullRecord(end, up, own))
 	}
@@ -53,16 +55,20 @@ func (f *Forwarder) tell(c *Call, end int64) {
 // it, waiting for a connection, and from the read of the end of the response to its flush).
 func (c *Call) times(end int64) (up, own int64) {
 	total := end - c.arrived
-	if len(c.tries) == 0 || c.sent == 0 {
+	if len(c.attempts) == 0 || c.sent == 0 {
 		return 0, total
 	}
-	if len(c.tries) > 1 {
-		for i := range c.tries {
-			t := &c.tries[i]
-			if t.end == 0 {
-				t.end = end
+	if len(c.attempts) > 1 {
+		// Hedges run beside each other: their time counts once.
+		until := c.arrived
+		for _, a := range c.attempts {
+			if a.open {
+				a.end = end
 			}
-			up += t.end - t.start
+			if from := max(a.start, until); a.end > from {
+				up += a.end - from
+				until = a.end
+			}
 		}
 		return up, max(0, total-up)
 	}
@@ -105,15 +111,15 @@ func (c *Call) fullRecord(end, up, own int64) *telemetry.CallRecord {
 		}
 	}
 	r.UserAgent, r.Traceparent = strings.Clone(c.heard(agent)), strings.Clone(c.heard(parent))
-	for i := range c.tries {
-		t := &c.tries[i]
-		if t.end == 0 {
-			t.end = end
+	for _, a := range c.attempts {
+		if a.open {
+			a.end = end
 		}
-		r.Attempts = append(r.Attempts, telemetry.AttemptRecord{
-			Endpoint: t.ep.Address, PickReason: t.reason.String(), Start: f.shard.Wall(t.start), End: f.shard.Wall(t.end),
-			Status: uint32(t.status), Outcome: t.outcome, Evidence: t.evidence,
-		})
+		t := telemetry.AttemptRecord{
+			Endpoint: a.at.Address, PickReason: a.rec.Pick.String(), Start: f.shard.Wall(a.start), End: f.shard.Wall(a.end),
+			Status: uint32(a.rec.Status), Outcome: a.rec.Outcome, Evidence: a.rec.Evidence.String(),
+		}
+		r.Attempts = append(r.Attempts, t)
 	}
 	return r
 }
@@ -126,33 +132,13 @@ func (d *Down) Peer() string {
 	return d.peer
 }
 
-// View is a call under way as the admin API shows it. Its strings are its own.
-type View struct {
-	Method, Route, Cluster, Endpoint, Peer string
-	Age, DeadlineLeft                      time.Duration // DeadlineLeft 0: none
-	MessagesIn, MessagesOut                uint32
-	BytesIn, BytesOut                      uint64
-	Held                                   int64 // bytes that wait in us
-	Attempts                               int
-}
-
-func (c *Call) view(now int64) View {
-	v := View{Peer: c.d.Peer(), Age: time.Duration(now - c.arrived), MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
-		BytesIn: c.bytesIn, BytesOut: c.bytesOut, Attempts: len(c.tries), Held: int64(len(c.replay))}
-	if c.e != nil {
-		v.Method, v.Route, v.Cluster = c.e.service+"/"+c.e.method, c.e.route.Rule.Name, c.e.target.Cluster
+// address is the client's address without its port: what limits per client go by.
+func (d *Down) address() string {
+	if d.host == "" {
+		d.host = d.Peer()
+		if h, _, err := net.SplitHostPort(d.host); err == nil {
+			d.host = h
+		}
 	}
-	if c.ep != nil {
-		v.Endpoint = c.ep.Address
-	}
-	if c.deadline != 0 {
-		v.DeadlineLeft = max(1, time.Duration(c.deadline-now))
-	}
-	if c.down != nil {
-		v.Held += int64(c.down.Held())
-	}
-	if c.up != nil {
-		v.Held += int64(c.up.Held())
-	}
-	return v
+	return d.host
 }

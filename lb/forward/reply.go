@@ -1,22 +1,29 @@
 package forward
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/balance"
 )
 
 // refusal is a reply that Trunkline makes itself.
 type refusal struct {
 	status  grpc.Status
 	outcome telemetry.Outcome
-	reason  string // of google.rpc.ErrorInfo: UPPER_SNAKE
-	message string // names cause and phase
+	reason  string        // of google.rpc.ErrorInfo: UPPER_SNAKE
+	message string        // names cause and phase
+	after   time.Duration // when it is worth trying again; 0: not said
 }
 
 // domain is who says so, in google.rpc.ErrorInfo.
@@ -25,18 +32,22 @@ const domain = "trunkline"
 // refuse ends the call towards the client: with a Trailers-Only reply if nothing was said yet, else with trailers. Any
 // attempt has been given up before.
 func (c *Call) refuse(r refusal) {
-	c.status, c.message, c.outcome, c.local, c.complete = r.status, r.message, r.outcome, true, true
+	c.status, c.message, c.outcome, c.reason, c.local, c.complete = r.status, r.message, r.outcome, r.reason, true, true
+	c.stopWaiting()
 	if c.down == nil {
 		c.settle()
 		return
 	}
 	in := c.f.shard.Env.Interner
-	details := grpc.Details{Reason: r.reason, Domain: domain}
+	details := grpc.Details{Reason: r.reason, Domain: domain, RetryAfter: r.after}
 	if c.e != nil {
 		details.Metadata = append(details.Metadata, [2]string{"cluster", c.e.target.Cluster}, [2]string{"route", c.e.route.Rule.Name})
 	}
-	if n := len(c.tries); n > 0 {
-		details.Metadata = append(details.Metadata, [2]string{"endpoint", c.tries[n-1].ep.Address}, [2]string{"attempts", strconv.Itoa(n)})
+	if n := len(c.attempts); n > 0 {
+		details.Metadata = append(details.Metadata, [2]string{"endpoint", c.attempts[n-1].at.Address}, [2]string{"attempts", strconv.Itoa(n)})
+		for i, a := range c.attempts[:min(n, decision.MaxAttempts)] {
+			details.Metadata = append(details.Metadata, [2]string{"attempt." + strconv.Itoa(i+1), a.tell()})
+		}
 	}
 	f := c.f
 	f.scratch = f.scratch[:0]
@@ -48,9 +59,10 @@ func (c *Call) refuse(r refusal) {
 		{"grpc-message", string(grpc.AppendMessage(nil, r.message))},
 		{"grpc-status-details-bin", string(grpc.AppendStatusDetailsBin(nil, r.status, r.message, details))},
 	} {
-		h := in.Intern(kv[0], kv[1])
-		f.made = append(f.made, h)
-		f.scratch = append(f.scratch, h)
+		f.add(in.Intern(kv[0], kv[1]))
+	}
+	if r.after > 0 {
+		f.add(in.Intern("grpc-retry-pushback-ms", strconv.FormatInt(max(1, int64((r.after+time.Millisecond-1)/time.Millisecond)), 10)))
 	}
 	s, id := c.down, c.down.ID
 	if s.Held() > 0 && r.status == grpc.DeadlineExceeded {
@@ -97,27 +109,113 @@ func (c *Call) noRoute(b *session.Block) refusal {
 	return r
 }
 
+// tell says in a few words how the attempt went.
+func (a *Attempt) tell() string {
+	r := &a.rec
+	said := a.at.Address + " " + r.Kind.String()
+	if a.open {
+		return said + ", under way"
+	}
+	said += ": " + r.Status.String()
+	if e := r.Evidence.String(); e != "" {
+		said += " (" + e + ")"
+	}
+	return said + " after " + time.Duration(a.end-a.start).Round(time.Microsecond).String()
+}
+
 // noEndpoint is the refusal of a call for which no endpoint is up.
-func (c *Call) noEndpoint() refusal {
+func (c *Call) noEndpoint(p picked) refusal {
 	t := c.e.target
 	r := refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeNoHealthyUpstream, reason: "NO_HEALTHY_ENDPOINT"}
-	switch n := len(t.Endpoints); {
+	tried := ""
+	for i, a := range c.attempts {
+		if a.sent != 0 {
+			tried = fmt.Sprintf("; attempt %d went to %s", i+1, a.tell())
+		}
+	}
+	n := len(t.Endpoints)
+	switch {
 	case n == 0 && t.Why != "":
 		r.message = "no healthy endpoint: " + t.Why
 	case n == 0:
 		r.message = "no healthy endpoint: cluster " + t.Cluster + " has none"
+	case p.sawOpen:
+		r.outcome, r.reason = telemetry.OutcomeUpstreamOverflow, "BREAKER_OPEN"
+		var why string
+		why, r.after = c.broken()
+		r.message = fmt.Sprintf("the circuit breakers of all available endpoints of cluster %s are open for %s: %s", t.Cluster, c.rules.Full, why)
+		c.f.rec.Limited(t.Cluster, telemetry.LimitBreaker)
+	case p.sawFull:
+		r.outcome, r.reason = telemetry.OutcomeUpstreamOverflow, "ENDPOINTS_FULL"
+		r.message = fmt.Sprintf("each available endpoint of cluster %s has its %d calls (trunkline.cluster.concurrency.maxStreamsPerEndpoint)",
+			t.Cluster, c.rules.Cluster.Concurrency.MaxStreamsPerEndpoint)
+		c.note(decision.Note{Kind: decision.NoteConcurrency, Name: "every endpoint of " + t.Cluster, A: int64(c.rules.Cluster.Concurrency.MaxStreamsPerEndpoint),
+			B: int64(c.rules.Cluster.Concurrency.MaxStreamsPerEndpoint), Refused: true})
+		c.f.rec.Limited(t.Cluster, telemetry.LimitConcurrency)
 	default:
 		last := t.Endpoints[0].LastError()
-		if k := len(c.tries); k > 0 {
-			r.outcome, last = telemetry.OutcomeUpstreamConnectFailure, c.tries[k-1].ep.LastError()
+		if k := len(c.attempts); k > 0 {
+			r.outcome, last = telemetry.OutcomeUpstreamConnectFailure, c.attempts[k-1].at.LastError()
 		}
-		r.message = fmt.Sprintf("no healthy endpoint: cluster %s has %d, none is up; last error: %s", t.Cluster, n, last)
+		states := map[string]int{}
+		for _, ep := range t.Endpoints {
+			states[balance.StateString(ep.State())]++
+		}
+		var list []string
+		for _, s := range slices.Sorted(maps.Keys(states)) {
+			list = append(list, fmt.Sprintf("%d %s", states[s], cmp.Or(s, "ready")))
+		}
+		r.message = fmt.Sprintf("no healthy endpoint: cluster %s has %d, none is up (%s)", t.Cluster, n, strings.Join(list, "; "))
+		if last != "" {
+			r.message += "; last error: " + last
+		}
 	}
+	r.message += tried
 	return r
+}
+
+// broken says of the first breakers that shut off the call's endpoints why, and when the earliest lets a probe through.
+func (c *Call) broken() (why string, after time.Duration) {
+	now := c.f.shard.Now()
+	var said []string
+	for i, ep := range c.e.target.Endpoints {
+		for k, b := range c.breakers(i) {
+			if b == nil || b.Closed() {
+				continue
+			}
+			v := b.View(now)
+			wait := time.Duration(max(0, v.OpenUntil-now))
+			name := ep.Address
+			if k == 0 {
+				name += " x " + c.rules.Full
+			}
+			c.note(decision.Note{Kind: decision.NoteBreaker, Name: name, Text: v.Reason, Wait: wait, A: int64(v.Opened), Refused: true})
+			if len(said) < 3 {
+				said = append(said, fmt.Sprintf("%s %s: %s", name, v.State, v.Reason))
+			}
+			if after == 0 || wait < after {
+				after = wait
+			}
+		}
+	}
+	return strings.Join(said, "; "), max(after, time.Millisecond)
 }
 
 // exhausted is the refusal of a call that was turned away too often.
 func (c *Call) exhausted() refusal {
 	return refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeRetryLimit, reason: "NOT_PLACED",
-		message: fmt.Sprintf("cluster %s: %d endpoints in a row did not take the call; last: %s", c.e.target.Cluster, len(c.tries), c.message)}
+		message: fmt.Sprintf("cluster %s: %d endpoints in a row did not take the call; last: %s", c.e.target.Cluster, len(c.attempts), c.message)}
+}
+
+// note keeps what else had a say in the call, for its record.
+func (c *Call) note(n decision.Note) {
+	if len(c.notes) >= decision.MaxNotes {
+		c.notes[decision.MaxNotes-1] = n
+		return
+	}
+	n.At = time.Duration(c.f.shard.Now() - c.arrived)
+	if n.Attempt = int8(len(c.attempts) - 1); n.Refused && n.Kind != decision.NoteBudget && n.Kind != decision.NoteThrottle {
+		n.Attempt = -1
+	}
+	c.notes = append(c.notes, n)
 }

@@ -25,11 +25,14 @@ import (
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -320,14 +323,27 @@ type inTurn struct {
 }
 
 func (p *inTurn) Pick(_ uint64, ask *balance.Ask) (int, balance.Reason, bool) {
+	avoided := -1
+	why := balance.ReasonNone
 	for range p.members {
 		i := p.n % len(p.members)
 		p.n++
-		if e := p.members[i].Endpoint; !e.Down() && (ask == nil || !slices.Contains(ask.Avoid, e) || len(p.members) == 1) {
+		switch e := p.members[i].Endpoint; {
+		case !e.Ready():
+		case ask != nil && ask.Closed != nil && ask.Closed(i):
+			why = balance.ReasonAllClosed
+		case ask != nil && slices.Contains(ask.Avoid, e):
+			if avoided < 0 {
+				avoided = i
+			}
+		default:
 			return i, balance.ReasonRoundRobin, true
 		}
 	}
-	return 0, balance.ReasonNone, false
+	if avoided >= 0 {
+		return avoided, balance.ReasonOnlyAvoided, true
+	}
+	return 0, why, false
 }
 func (p *inTurn) Members() []balance.Member { return p.members }
 func (p *inTurn) Policy() string            { return balance.RoundRobin }
@@ -343,8 +359,12 @@ type rig struct {
 	cfg  *session.Config
 	tel  *telemetry.Telemetry
 	done context.CancelFunc
-	eps  []*upstream.Endpoint
-	ctx  context.Context
+
+	store  *policies.Store
+	policy *serviceconfig.Config
+	facts  policies.Facts
+	eps    []*upstream.Endpoint
+	ctx    context.Context
 
 	budget  int64
 	clients []*peer
@@ -409,7 +429,7 @@ func (r *rig) dialled(addr string) int {
 }
 
 func newRig(t *testing.T, addrs ...string) *rig {
-	r := &rig{t: t, budget: 4 << 20, ends: map[string][]*peer{}, settings: map[string][]http2.Setting{}, refuse: map[string]error{}, dials: map[string]int{}}
+	r := &rig{t: t, policy: serviceconfig.Default(), budget: 4 << 20, ends: map[string][]*peer{}, settings: map[string][]http2.Setting{}, refuse: map[string]error{}, dials: map[string]int{}}
 	r.cfg = &session.Config{StreamWindow: 64 << 10, MaxStreamWindow: 1 << 20, ConnWindow: 1 << 20, MaxStreams: 1000, MaxHeaderBytes: 16 << 10, OutputMark: 64 << 10}
 	r.opts = &upstream.Options{Session: *r.cfg, FillMark: 100, MaxPending: 100, ConnectTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
 		KeepaliveInterval: 30 * time.Second, KeepaliveTimeout: 10 * time.Second, MinBackoff: time.Second, MaxBackoff: time.Minute}
@@ -420,7 +440,8 @@ func newRig(t *testing.T, addrs ...string) *rig {
 	r.ctx, r.done = context.WithCancel(context.Background())
 	log := slog.New(slog.DiscardHandler)
 	r.s = shard.New(0, time.Now(), 7)
-	r.f = New(r.s, &r.gen, r.tel, log)
+	r.store = policies.NewStore(log, 1)
+	r.f = New(r.s, &r.gen, r.tel, log, Options{Book: decision.NewBook(100, 100, 0, Lock(r.s))})
 	r.reg = upstream.NewRegistry(r.ctx, log, r.tel, r.dial, []*shard.Shard{r.s}, []upstream.StreamHandler{r.f.Upstream()})
 	r.use(addrs...)
 	return r
@@ -448,7 +469,13 @@ func (r *rig) use(addrs ...string) {
 	if g := r.gen.Load(); g != nil {
 		n = g.Number + 1
 	}
-	r.gen.Store(&Generation{Number: n, Table: table, Limits: Limits{ReplayBytes: 64 << 10}})
+	c := r.store.Set("c", r.policy)
+	r.gen.Store(&Generation{Number: n, Table: table, Limits: Limits{ReplayBytes: 64 << 10},
+		Rules: func(_ *Target, service, method string, known bool) *policies.Rules {
+			f := r.facts
+			f.Known = known
+			return c.Rules(service, method, f)
+		}})
 	r.reg.Retire(keep)
 }
 
@@ -508,6 +535,7 @@ func (r *rig) stop() {
 	synctest.Wait()
 	r.quiet()
 	r.done()
+	r.store.Close()
 	r.reg.Close()
 	time.Sleep(2 * time.Minute) // whatever lingers
 	r.mu.Lock()

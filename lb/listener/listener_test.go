@@ -66,7 +66,7 @@ func newStage(t *testing.T, n int) *stage {
 	for i := range n {
 		sh := shard.New(i, time.Now(), 1)
 		s.shards = append(s.shards, sh)
-		s.fs = append(s.fs, forward.New(sh, &gen, tel, log))
+		s.fs = append(s.fs, forward.New(sh, &gen, tel, log, forward.Options{}))
 	}
 	var set atomic.Pointer[Settings]
 	set.Store(&Settings{Session: session.Config{StreamWindow: 65535, MaxStreamWindow: 65535, ConnWindow: 1 << 20, MaxStreams: 10, MaxHeaderBytes: 4096, OutputMark: 65536}})

@@ -18,6 +18,7 @@ import (
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
+	"github.com/trunkline/trunkline/policy/outlier"
 )
 
 // Options are the settings of all pools. Immutable.
@@ -56,6 +57,9 @@ type Registry struct {
 	// OnUp is told, in a goroutine of its own, of each connection that became ready: for those who want to know when an
 	// endpoint is back, perhaps with other code. Nil: nobody. Set once, before the first Endpoint.
 	OnUp func(cluster, address string)
+	// Moved is told, inside a shard, of each cluster of which an endpoint went down or came up: it must not block. Nil: nobody. Set
+	// once, before the first Endpoint.
+	Moved func(cluster string)
 
 	ctx     context.Context // ends with the process's work
 	dial    Dialer
@@ -83,13 +87,19 @@ func (r *Registry) Endpoint(cluster, address string, o *Options) *Endpoint {
 		e.opts.Store(o)
 		return e
 	}
-	e := &Endpoint{Endpoint: balance.NewEndpoint(address), Cluster: cluster, Stats: r.tel.Endpoint(cluster, address), reg: r}
+	e := &Endpoint{Endpoint: balance.NewEndpoint(address), Cluster: cluster, Host: outlier.NewHost(), Stats: r.tel.Endpoint(cluster, address), reg: r}
 	for _, s := range r.shards {
 		e.pools = append(e.pools, &Pool{ep: e, shard: s})
 	}
 	e.opts.Store(o)
 	r.known[k] = e
 	return e
+}
+
+func (r *Registry) moved(cluster string) {
+	if r.Moved != nil {
+		r.Moved(cluster)
+	}
 }
 
 // Retire forgets the endpoints that keep does not name: they take no new streams, since no generation to come has them; their
@@ -140,6 +150,7 @@ type Endpoint struct {
 	Cluster           string              // set once
 	Stats             *telemetry.Endpoint // set once
 	Connections       atomic.Int64        // open ones, of all shards
+	Host              *outlier.Host       // how attempts at it ended, for outlier detection; set once
 
 	reg      *Registry
 	opts     atomic.Pointer[Options]
@@ -167,7 +178,10 @@ func (e *Endpoint) up() {
 		e.reg.Log.Info("endpoint answers again", "cluster", e.Cluster, "endpoint", e.Address)
 	}
 	e.redials.Store(0)
-	e.MarkUp()
+	if e.Down() {
+		e.MarkUp()
+		e.reg.moved(e.Cluster)
+	}
 	if f := e.reg.OnUp; f != nil {
 		go f(e.Cluster, e.Address)
 	}
@@ -180,8 +194,9 @@ func (e *Endpoint) failed(p *Pool, err error) {
 	e.Stats.DialFailures.Add(1)
 	if !e.Down() {
 		e.reg.Log.Warn("endpoint is down", "cluster", e.Cluster, "endpoint", e.Address, "error", msg)
+		e.MarkDown()
+		e.reg.moved(e.Cluster)
 	}
-	e.MarkDown()
 	if e.retired.Load() || !e.pursuing.CompareAndSwap(false, true) {
 		return
 	}

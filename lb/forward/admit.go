@@ -1,0 +1,212 @@
+package forward
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/policies"
+	"github.com/trunkline/trunkline/lb/ratelimit"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
+)
+
+// admit asks everybody who may turn a call away before an endpoint is picked, the cheapest first: step 6.
+func (c *Call) admit() {
+	f, r := c.f, c.rules
+	c.canRepeat = r.Retry != nil || r.Hedge != nil
+	if f.shedding != nil {
+		if why, pushback := f.shedding(); why != "" {
+			c.note(decision.Note{Kind: decision.NoteOverload, Text: why, Wait: pushback, Refused: true})
+			f.rec.Limited(r.Cluster.Name, telemetry.LimitOverload)
+			c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "OVERLOADED", message: why, after: pushback})
+			return
+		}
+	}
+	if !r.Guarded {
+		c.place(decision.First)
+		return
+	}
+	for _, rate := range r.Rates {
+		if !c.take(rate) {
+			return
+		}
+	}
+	if r.Cluster.Global != nil && c.ask() {
+		return
+	}
+	c.enter()
+}
+
+// take takes a token from a rate limit, or refuses the call.
+func (c *Call) take(rate *policies.Rate) bool {
+	now := c.f.shard.Now()
+	var ok bool
+	var after time.Duration
+	what := "method " + c.rules.Name
+	if rate.Bucket != nil {
+		if ok, after = rate.Bucket.Take(now); ok {
+			return true
+		}
+	} else {
+		key := c.d.address()
+		if rate.Metadata != "" {
+			key = c.field(rate.Metadata)
+		}
+		if ok, after = rate.Keyed.Take(now, key); ok {
+			return true
+		}
+		if rate.Metadata != "" {
+			what += ", for each value of metadata " + rate.Metadata // never the value: it may be a secret
+		} else {
+			what += ", for each client address"
+		}
+	}
+	c.note(decision.Note{Kind: decision.NoteRateLimit, Name: what, A: int64(1000 * rate.Rate.PerSecond), B: int64(rate.Rate.Burst), Wait: after, Refused: true})
+	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitRate)
+	c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeRateLimited, reason: "RATE_LIMITED", after: max(after, time.Millisecond),
+		message: fmt.Sprintf("over the rate limit of %s: %g calls per second, bursts of %d (trunkline.methodPolicy[].rateLimits); try again in %s",
+			what, rate.Rate.PerSecond, rate.Rate.Burst, max(after, time.Millisecond).Round(time.Millisecond))})
+	return false
+}
+
+// field is the first request header field of that name, borrowed; "" if there is none.
+func (c *Call) field(name string) string {
+	for _, h := range c.req {
+		if h.Name == name {
+			return h.Value
+		}
+	}
+	return ""
+}
+
+// ask asks the rate limit service; the call waits meanwhile. It says false if there is nothing to ask.
+func (c *Call) ask() bool {
+	f, g := c.f, c.rules.Cluster.GlobalLimits
+	var list [][]ratelimit.Entry
+	for _, d := range g.Descriptors {
+		if entries := c.descriptor(d); entries != nil {
+			list = append(list, entries)
+		}
+	}
+	if len(list) == 0 {
+		return false
+	}
+	c.asking = true
+	c.ticket++
+	ticket := c.ticket
+	c.rules.Cluster.Global.Ask(list, func(v ratelimit.Verdict) {
+		f.shard.Enter()
+		defer f.shard.Leave()
+		if !c.asking || c.ticket != ticket {
+			return // the call has ended
+		}
+		c.asking = false
+		f.shard.Timed()
+		c.answered(&v)
+	})
+	return true
+}
+
+// descriptor fills in one descriptor of the rate limit service; nil if a part of it is missing.
+func (c *Call) descriptor(d []serviceconfig.DescriptorEntry) (out []ratelimit.Entry) {
+	for _, e := range d {
+		v := e.Value
+		switch {
+		case e.Metadata != "":
+			if v = strings.Clone(c.field(e.Metadata)); v == "" {
+				return nil
+			}
+		case e.ClientAddress:
+			v = c.d.address()
+		case e.Method:
+			v = c.rules.Full
+		}
+		out = append(out, ratelimit.Entry{Key: e.Key, Value: v})
+	}
+	return out
+}
+
+// answered goes on with a call that the rate limit service was asked about.
+func (c *Call) answered(v *ratelimit.Verdict) {
+	g := c.rules.Cluster.GlobalLimits
+	if v.Why != "" {
+		c.note(decision.Note{Kind: decision.NoteGlobalLimit, Name: g.Domain, Text: v.Why, Wait: v.RetryAfter, Refused: v.Over})
+	}
+	if !v.Over {
+		c.enter()
+		return
+	}
+	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitGlobal)
+	r := refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeRateLimited, reason: "RATE_LIMITED", after: v.RetryAfter,
+		message: "over the limit that the rate limit service keeps for domain " + g.Domain}
+	if v.Failed {
+		r.status, r.reason = grpc.Unavailable, "RATE_LIMIT_SERVICE"
+		r.message = "refused because the rate limit service did not answer and failOpen is off (trunkline.cluster.rateLimitService): " + v.Why
+	}
+	c.refuse(r)
+}
+
+// The permits that a call may hold.
+const (
+	permitMethod = 1 << iota
+	permitCluster
+)
+
+// full names what keeps a call from entering.
+type full struct {
+	kind  decision.NoteKind
+	name  string // "cluster shop"
+	inUse int64
+	limit int64
+}
+
+// enter takes the places that the call needs, or waits for them, or is refused.
+func (c *Call) enter() {
+	if why := c.permit(); why != nil {
+		c.await(why)
+		return
+	}
+	c.place(decision.First)
+}
+
+// permit takes what places are free; what it says is what is missing.
+func (c *Call) permit() *full {
+	r := c.rules
+	if s := r.Streams; s != nil && c.permits&permitMethod == 0 {
+		if !s.Acquire() {
+			return &full{kind: decision.NoteConcurrency, name: "method " + r.Full, inUse: s.InUse(), limit: s.Limit()}
+		}
+		c.permits |= permitMethod
+	}
+	if s := r.Cluster.Streams; s != nil && c.permits&permitCluster == 0 {
+		if !s.Acquire() {
+			why := &full{kind: decision.NoteConcurrency, name: "cluster " + r.Cluster.Name, inUse: s.InUse(), limit: s.Limit()}
+			if r.Cluster.Gradient != nil {
+				why.kind = decision.NoteAdaptive
+			}
+			return why
+		}
+		c.permits |= permitCluster
+	}
+	return nil
+}
+
+// leave gives the call's places back; somebody may be waiting for them.
+func (c *Call) leave() {
+	if c.permits == 0 {
+		return
+	}
+	if c.permits&permitMethod != 0 {
+		c.rules.Streams.Release()
+	}
+	if c.permits&permitCluster != 0 {
+		c.rules.Cluster.Streams.Release()
+	}
+	c.permits = 0
+	if c.f.queued > 0 {
+		c.f.wake(c.rules.Cluster.Name)
+	}
+}

@@ -1,0 +1,345 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/hedge"
+	"github.com/trunkline/trunkline/policy/retry"
+)
+
+// Before commit nothing of a response has gone down, and the call may have another attempt. What an attempt answers is held as
+// it came until it can be judged: response headers until a whole message or the trailers follow them. The first whole
+// message, a status that is not tried again, or too long a wait commits.
+
+// maxHeldData bounds the DATA of a response that is held, in bytes: a message that is not whole by then commits.
+const maxHeldData = 16 << 10
+
+// failure is how an attempt failed.
+type failure struct {
+	status   grpc.Status
+	outcome  telemetry.Outcome
+	reason   string // of ErrorInfo, if it comes to a reply of our own
+	message  string
+	evidence retry.Evidence
+	perTry   bool
+	pushback pushback
+	code     h2.Code
+	relay    bool // the endpoint's own RST_STREAM: the client gets its code
+	reset    bool // the attempt's stream is open still
+}
+
+// pushback is what the server said of another attempt (gRFC A6).
+type pushback struct {
+	after   time.Duration
+	has, no bool
+}
+
+// read takes one grpc-retry-pushback-ms field. Several forbid: they were not sent by who knows what it says.
+func (p *pushback) read(v string) {
+	if p.has {
+		p.no = true
+		return
+	}
+	after, ok := grpc.ParsePushback(v)
+	p.after, p.has, p.no = after, true, !ok
+}
+
+// hold keeps response headers back for as long as the attempt may still come to nothing. It says false if they need not wait.
+func (a *Attempt) hold(b *session.Block) bool {
+	c := a.c
+	if !c.canRepeat || c.noReplay {
+		return false
+	}
+	b.Taken = true
+	a.head = append(a.head, b.Fields...)
+	a.until = 0 // it has answered
+	if !c.rules.Unary && c.holdAt == 0 {
+		c.holdAt = c.f.shard.Now() + int64(c.rules.HoldResponse)
+		c.alarm(c.holdAt)
+	}
+	return true
+}
+
+// holdData keeps the beginning of a message back.
+func (a *Attempt) holdData(p []byte) bool {
+	c := a.c
+	if !c.canRepeat || c.noReplay || len(a.held)+len(p) > maxHeldData {
+		return false
+	}
+	if len(p) == 0 {
+		return true // a frame of nothing says nothing
+	}
+	if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
+		return false
+	}
+	c.d.Budget.Held += int64(len(p))
+	a.held = append(c.f.shard.Env.Buffers.Grow(a.held, len(p)), p...)
+	return true
+}
+
+// release lets held response headers go: they have waited long enough. Of several attempts the first that has any wins.
+func (c *Call) release() {
+	for _, a := range c.attempts {
+		if a.alive() && len(a.head) > 0 {
+			c.note(decision.Note{Kind: decision.NoteHold, Wait: c.rules.HoldResponse})
+			a.commit()
+			return
+		}
+	}
+}
+
+// commit: the response is this attempt's. The others are cancelled, what was kept for another is given back, and what was
+// held goes down as it came.
+func (a *Attempt) commit() {
+	c := a.c
+	c.winner = a
+	a.until, c.retryAt, c.hedgeAt, c.holdAt = 0, 0, 0, 0
+	if c.live > 1 || c.live == 1 && !a.alive() {
+		for _, o := range c.attempts {
+			if o != a && o.alive() {
+				o.rec.Lost = true
+				o.abandon(h2.Cancel, ending{status: grpc.Canceled, outcome: telemetry.OutcomeLocalReset})
+			}
+		}
+	}
+	c.dropRequest()
+	if len(a.head) == 0 || c.down == nil {
+		a.dropHeld()
+		return
+	}
+	c.started = true
+	f := c.f
+	c.d.Sess.SendHeaders(c.down, f.withoutHopByHop(a.head), false)
+	held := a.held
+	a.held = nil
+	a.dropHeld()
+	if held != nil {
+		c.d.Budget.Held -= int64(len(held))
+		c.bytesOut += uint64(len(held))
+		a.relay(held, false)
+		f.shard.Env.Buffers.Put(held)
+	}
+}
+
+// judged looks at the end of a response before commit: a Trailers-Only reply, or trailers after headers that are held. It says
+// true if the call goes on without it.
+func (a *Attempt) judged(b *session.Block) bool {
+	c := a.c
+	if !c.canRepeat {
+		return false
+	}
+	status, message := c.read(b)
+	if status == grpc.OK {
+		if c.rules.Cluster.Throttle != nil {
+			c.rules.Cluster.Throttle.Succeeded()
+		}
+		return false
+	}
+	fl := failure{status: status, outcome: telemetry.OutcomeOK, message: message, evidence: retry.ByStatus}
+	for _, h := range b.Fields {
+		if h.ID == hpack.GrpcRetryPushbackMs {
+			fl.pushback.read(h.Value)
+		}
+	}
+	if status == grpc.DeadlineExceeded && a.until != 0 && c.f.shard.Now() >= a.until-int64(time.Millisecond) {
+		// It watches the per-try timeout that we gave it, and was first.
+		fl.evidence, fl.perTry = retry.Ambiguous, true
+	}
+	if !c.goesOn(a, &fl) {
+		return false
+	}
+	c.message = message
+	return true
+}
+
+// failed decides what becomes of a call whose attempt failed other than with a status: step 11.
+func (a *Attempt) failed(fl failure) {
+	c := a.c
+	c.f.shard.Timed()
+	c.upEnded, c.upRound = c.f.shard.Now(), c.f.shard.Round()
+	c.message = fl.message
+	if c.down == nil {
+		a.close(&fl)
+		c.settle()
+		return
+	}
+	if c.winner == nil && c.goesOn(a, &fl) {
+		return
+	}
+	if fl.relay {
+		if c.winner == nil {
+			a.commit() // what it said before goes down, too
+		}
+		a.close(&fl)
+		c.status, c.outcome, c.complete = fl.status, fl.outcome, true
+		if c.down != nil {
+			c.d.Sess.Reset(c.down, fl.code)
+		}
+		return
+	}
+	a.close(&fl)
+	c.abandon(h2.Cancel, grpc.Canceled, telemetry.OutcomeLocalReset)
+	c.refuse(refusal{status: fl.status, outcome: fl.outcome, reason: fl.reason, message: fl.message, after: fl.pushback.after})
+}
+
+// close ends the attempt as it failed.
+func (a *Attempt) close(fl *failure) {
+	e := ending{status: fl.status, outcome: fl.outcome, evidence: fl.evidence}
+	if fl.evidence == retry.ByStatus || fl.evidence == retry.Ambiguous {
+		e.verdict = a.verdict(fl.status)
+	}
+	if a.alive() {
+		code := fl.code
+		if code == 0 {
+			code = h2.Cancel
+		}
+		a.abandon(code, e)
+		return
+	}
+	a.dropHeld()
+	a.over(e)
+}
+
+// goesOn asks the policies whether the call goes on without the attempt that just failed, and sees to it.
+func (c *Call) goesOn(a *Attempt, fl *failure) bool {
+	r, now := c.rules, c.f.shard.Now()
+	again := transparent(fl.evidence)
+	switch {
+	case again && c.noReplay:
+		a.rec.Why = retry.NoReplay
+		return false
+	case !again && r.Hedge != nil:
+		return c.goesOnHedged(a, fl)
+	}
+	a.rec.TimedOut = fl.perTry
+	if fl.pushback.has {
+		c.note(decision.Note{Kind: decision.NotePushback, Wait: fl.pushback.after, Refused: fl.pushback.no})
+	}
+	facts := retry.Failure{
+		Evidence: fl.evidence, Status: fl.status, PerTry: fl.perTry,
+		Pushback: fl.pushback.after, HasPushback: fl.pushback.has, NoRetry: fl.pushback.no,
+		PushedAt: c.pushedAt, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
+		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - now), Random: c.f.shard.Rand(),
+	}
+	for _, o := range c.attempts {
+		switch {
+		case o == a && again, o != a && !o.alive() && transparent(o.rec.Evidence):
+			facts.Transparent++
+		default:
+			facts.Attempts++
+		}
+	}
+	if again {
+		facts.Transparent-- // this one is being asked about
+	}
+	d := retry.Decide(r.Retry, &facts, r.Cluster.Budget, r.Cluster.Throttle)
+	a.rec.Why = d.Why
+	switch d.Why {
+	case retry.NoBudget:
+		c.note(decision.Note{Kind: decision.NoteBudget, Name: r.Cluster.Name, A: int64(1000 * r.Cluster.Budget.Tokens()), Refused: true})
+	case retry.NoThrottle:
+		c.note(decision.Note{Kind: decision.NoteThrottle, Name: r.Cluster.Name, A: int64(1000 * r.Cluster.Throttle.Tokens()),
+			B: int64(1000 * r.Cluster.Config().Throttle.MaxTokens), Refused: true})
+	}
+	if !d.Retry {
+		return false
+	}
+	if fl.pushback.has {
+		c.pushedAt = facts.Attempts
+	}
+	a.close(fl)
+	if c.down == nil {
+		return true // closing it ended the call
+	}
+	c.holdAt = 0
+	c.f.rec.Retried(r.Cluster.Name, d.Why.Code())
+	switch {
+	case again && a.rec.Kind == decision.Hedge:
+		c.place(decision.Hedge)
+	case again:
+		c.place(decision.Redispatch)
+	case d.After <= 0:
+		c.place(decision.Retry)
+	default:
+		c.retryAt = now + int64(d.After)
+		c.alarm(c.retryAt)
+	}
+	return true
+}
+
+// transparent says whether the server's application has seen nothing of an attempt that failed so.
+func transparent(e retry.Evidence) bool { return e == retry.NeverSent || e == retry.Refused }
+
+// goesOnHedged is goesOn for a hedged call: others may be under way, and the next may be sent at once.
+func (c *Call) goesOnHedged(a *Attempt, fl *failure) bool {
+	r := c.rules
+	status := fl.status
+	if fl.evidence == retry.Ambiguous {
+		status = grpc.Unavailable // what a gRPC client makes of a lost connection
+	}
+	if hedge.Fatal(r.Hedge, status) {
+		a.rec.Why = retry.NoStatus
+		return false // it is the answer; the others are cancelled
+	}
+	r.Cluster.Throttle.Failed()
+	c.noHedge = c.noHedge || fl.pushback.no
+	a.close(fl)
+	if c.down == nil {
+		return true
+	}
+	c.lastFailure = *fl
+	switch {
+	case c.noHedge:
+	case fl.pushback.has && fl.pushback.after > 0 && fl.pushback.after <= retry.MaxPushback && len(c.attempts) < r.Hedge.MaxAttempts:
+		c.hedgeAt = c.f.shard.Now() + int64(fl.pushback.after)
+		c.alarm(c.hedgeAt)
+		return true
+	case c.hedge():
+		return true
+	}
+	return c.live > 0 // else it was the last, and its answer is the call's
+}
+
+// plan has the next hedge sent when its delay has passed.
+func (c *Call) plan(now int64) {
+	p := c.rules.Hedge
+	if p == nil || c.noHedge || c.hedgeAt != 0 || len(c.attempts) >= p.MaxAttempts || !c.rules.Idempotent {
+		return
+	}
+	c.hedgeAt = now + int64(hedge.Delay(p, c.rules.Latency, now))
+	c.alarm(c.hedgeAt)
+}
+
+// hedge sends one more attempt beside those under way, if the policy says so.
+func (c *Call) hedge() bool {
+	c.hedgeAt = 0
+	r := c.rules
+	d := hedge.Decide(r.Hedge, &hedge.Facts{
+		Sent: len(c.attempts), Live: c.live, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
+		NoMore: c.noHedge, Throttle: r.Cluster.Throttle, Budget: r.Cluster.Hedges,
+		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - c.f.shard.Now()),
+	})
+	if !d.Send {
+		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(d.Why)})
+		return false
+	}
+	if !c.place(decision.Hedge) {
+		return false
+	}
+	c.f.rec.Hedged(r.Cluster.Name)
+	return true
+}
+
+// hedgeDue: the delay before the next hedge has passed. Without any under way it was the call's last hope.
+func (c *Call) hedgeDue() {
+	if !c.hedge() && c.live == 0 && c.down != nil && !c.complete {
+		fl := &c.lastFailure
+		c.refuse(refusal{status: fl.status, outcome: telemetry.OutcomeRetryLimit, reason: "HEDGES_FAILED", message: fl.message})
+	}
+}

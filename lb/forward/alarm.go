@@ -1,0 +1,194 @@
+package forward
+
+import (
+	"math"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/deadline"
+	"github.com/trunkline/trunkline/policy/retry"
+)
+
+// A call has several things to wait for at a time, and one timer: it is set to the earliest of them and rings, then or before,
+// for whatever is due. Moving one of them back costs nothing: the timer rings in vain and is set anew.
+
+// timing is what the caller said of time.
+type timing struct {
+	given time.Duration
+	has   bool
+	err   error
+}
+
+// timeout reads one grpc-timeout field. Of several the shortest holds: each hop may only shorten.
+func (t *timing) timeout(v string) {
+	d, err := grpc.ParseTimeout(v)
+	switch {
+	case err != nil:
+		t.err = err
+	case !t.has || d < t.given:
+		t.given, t.has = d, true
+	}
+}
+
+// clock settles how long the call may take. It says false if the call is refused.
+func (c *Call) clock(said *timing) bool {
+	if said.err != nil {
+		// grpc-go and grpc-java answer so, too.
+		c.refuse(refusal{status: grpc.Internal, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "BAD_TIMEOUT", message: said.err.Error()})
+		return false
+	}
+	r := c.rules
+	if said.has {
+		c.asked = max(1, int64(said.given))
+	}
+	if !said.has && r.Timeout == 0 && r.IdleTimeout == 0 {
+		return true
+	}
+	facts := deadline.Facts{Received: said.given, HasReceived: said.has, Policy: r.Timeout}
+	if r.RefuseHopeless && r.Latency != nil {
+		facts.Hopeless = true
+		facts.Median, facts.Samples = r.Latency.Quantile(c.f.shard.Now(), 0.5)
+	}
+	c.limit = deadline.Decide(facts)
+	if c.limit.Refuse {
+		c.note(decision.Note{Kind: decision.NoteHopeless, A: int64(facts.Median), B: int64(facts.Samples), Refused: true})
+		c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_HOPELESS",
+			message: "the call came with " + facts.Received.String() + " left, and half of the recent calls of this method took longer than " +
+				facts.Median.String() + ": refused on arrival (trunkline.methodPolicy[].refuseHopeless)"})
+		return false
+	}
+	if c.limit.Source != deadline.None && int64(c.limit.Limit) < math.MaxInt64-c.arrived {
+		c.deadline = c.arrived + int64(c.limit.Limit)
+		if c.limit.Limit <= 1 { // it was up on arrival
+			c.expire()
+			return false
+		}
+		c.alarm(c.deadline)
+	}
+	if r.IdleTimeout > 0 {
+		c.idle = int64(r.IdleTimeout)
+		c.alarm(c.seen + c.idle)
+	}
+	return true
+}
+
+// alarm has the call looked at at that time, or earlier.
+func (c *Call) alarm(at int64) {
+	if at == 0 || c.timer.Pending() && c.ringAt <= at {
+		return
+	}
+	c.ringAt = at
+	c.f.shard.Timer.Set(&c.timer, at)
+}
+
+// ring does what is due.
+func (c *Call) ring() {
+	now := c.f.shard.Now()
+	due := func(at *int64) bool {
+		if *at == 0 || now < *at {
+			return false
+		}
+		*at = 0
+		return true
+	}
+	switch {
+	case c.deadline != 0 && now >= c.deadline:
+		c.expire()
+		return
+	case c.idle != 0 && now >= c.seen+c.idle:
+		c.idled()
+		return
+	case due(&c.queueEnd):
+		c.overflow("waited " + time.Duration(now-c.queuedAt).String() + " in the queue")
+		return
+	}
+	for i := 0; i < len(c.attempts) && c.winner == nil && c.prev != nil; i++ {
+		if a := c.attempts[i]; a.alive() && due(&a.until) {
+			a.timedOut()
+		}
+	}
+	if c.prev != nil && c.winner == nil {
+		if due(&c.holdAt) {
+			c.release()
+		}
+		if c.winner == nil && due(&c.retryAt) {
+			c.place(decision.Retry)
+		}
+		if c.winner == nil && due(&c.hedgeAt) {
+			c.hedgeDue()
+		}
+	}
+	c.rearm()
+}
+
+// rearm sets the timer to the next thing that is due.
+func (c *Call) rearm() {
+	if c.prev == nil {
+		return
+	}
+	next := int64(math.MaxInt64)
+	at := func(t int64) {
+		if t != 0 {
+			next = min(next, t)
+		}
+	}
+	at(c.deadline)
+	if c.idle != 0 {
+		at(c.seen + c.idle)
+	}
+	at(c.queueEnd)
+	if c.winner == nil {
+		at(c.holdAt)
+		at(c.retryAt)
+		at(c.hedgeAt)
+		for _, a := range c.attempts {
+			if a.alive() {
+				at(a.until)
+			}
+		}
+	}
+	if next != math.MaxInt64 {
+		c.alarm(next)
+	}
+}
+
+// expire: the deadline has come.
+func (c *Call) expire() {
+	c.f.shard.Timed()
+	if c.endAnswered() {
+		return
+	}
+	phase := c.phase()
+	c.abandon(h2.Cancel, grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout)
+	whose := "the caller's deadline of "
+	if c.limit.Source == deadline.Policy {
+		whose = "the method's timeout (serviceConfig.methodConfig[].timeout) of "
+	}
+	c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_EXCEEDED",
+		message: whose + time.Duration(c.deadline-c.arrived).String() + " passed " + phase})
+}
+
+// idled: nothing moved in either direction for too long.
+func (c *Call) idled() {
+	c.f.shard.Timed()
+	if c.endAnswered() {
+		return
+	}
+	phase := c.phase()
+	c.abandon(h2.Cancel, grpc.Unavailable, telemetry.OutcomeUpstreamTimeout)
+	c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: "IDLE_TIMEOUT",
+		message: "nothing moved in either direction for " + time.Duration(c.idle).String() + " (trunkline.methodPolicy[].idleTimeout) " + phase})
+}
+
+// timedOut: the attempt did not answer within the per-try timeout.
+func (a *Attempt) timedOut() {
+	d := time.Duration(c64(a.c.f.shard.Now() - a.sent))
+	a.failed(failure{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: "PER_TRY_TIMEOUT", evidence: retry.Ambiguous, perTry: true,
+		message: "endpoint " + a.at.Address + " did not answer within " + a.c.rules.PerTryTimeout.String() + " (trunkline.methodPolicy[].perTryTimeout), after " + d.String(),
+		code:    h2.Cancel, reset: true})
+}
+
+func c64(v int64) int64 { return max(0, v) }

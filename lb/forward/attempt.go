@@ -1,0 +1,381 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/codec/session"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/lb/upstream"
+	"github.com/trunkline/trunkline/policy/balance"
+	"github.com/trunkline/trunkline/policy/breaker"
+	"github.com/trunkline/trunkline/policy/deadline"
+	"github.com/trunkline/trunkline/policy/hedge"
+	"github.com/trunkline/trunkline/policy/retry"
+)
+
+// Attempt is one try of a call on one endpoint. Guarded by the shard.
+type Attempt struct {
+	c       *Call
+	at      *upstream.Endpoint // whose it is
+	member  int                // of the target
+	conn    *upstream.Conn
+	up      *session.Stream // nil before it is opened, and once it is closed
+	waitsAt *upstream.Pool  // the pool in which it waits for a connection
+	open    bool            // its load is on the endpoint
+	handed  int64           // bytes of request data that it was handed
+	until   int64           // its per-try timeout, shard time; 0: none
+
+	// The response, held until it is judged.
+	head []*hpack.Field // response headers; one reference each
+	held []byte         // of DATA; owned, from the shard's buffers
+	out  grpc.MessageCounter
+
+	breaker, fallen      *breaker.Breaker // asked for it; nil: none
+	probe, probeOfFallen bool
+
+	rec   decision.Attempt // what is told of it
+	start int64            // shard time
+	sent  int64            // when it got a stream; 0: never
+	end   int64            // 0: not yet
+}
+
+// alive says whether something may still come of it.
+func (a *Attempt) alive() bool { return a.up != nil || a.waitsAt != nil }
+
+// place picks an endpoint and a connection to it: steps 7 and 8. It says false if nobody was there to be picked, which has
+// been dealt with.
+func (c *Call) place(kind decision.Kind) bool {
+	f := c.f
+	if len(c.attempts) >= maxDials {
+		c.refuse(c.exhausted())
+		return false
+	}
+	p := f.pick(c)
+	switch {
+	case kind == decision.Hedge && (p.ep == nil || p.reason == balance.ReasonOnlyAvoided):
+		p.giveBack(f.shard.Now())
+		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(hedge.NoEndpoint)})
+		return false
+	case p.ep == nil:
+		c.nobody(p)
+		return false
+	}
+	return c.placeAt(p, kind)
+}
+
+// giveBack gives the places of probes back that were taken for a pick that is not used.
+func (p *picked) giveBack(now int64) {
+	if p.breaker != nil {
+		p.breaker.Done(now, breaker.Neutral, p.probe)
+	}
+	if p.fallen != nil {
+		p.fallen.Done(now, breaker.Neutral, p.probeOfFallen)
+	}
+}
+
+// placeAt makes an attempt at the endpoint that was picked: step 8.
+func (c *Call) placeAt(p picked, kind decision.Kind) bool {
+	f, t := c.f, c.e.target
+	a := f.newAttempt(c)
+	a.at, a.member, a.start = p.ep, p.member, f.shard.Now()
+	a.breaker, a.fallen, a.probe, a.probeOfFallen = p.breaker, p.fallen, p.probe, p.probeOfFallen
+	a.rec.Kind, a.rec.Pick, a.rec.Of = kind, p.reason, uint16(len(t.Endpoints))
+	a.see(t)
+	c.attempts = append(c.attempts, a)
+	if len(c.attempts) == 1 && c.rules.Cluster.Budget != nil {
+		c.rules.Cluster.Budget.Deposit()
+		if c.canRepeat && c.rules.Hedge != nil {
+			c.rules.Cluster.Hedges.Deposit()
+		}
+	}
+	p.ep.InFlight.Add(1)
+	p.ep.Picks.Add(1)
+	a.open = true
+	pool := p.ep.Pool(f.shard.ID)
+	conn, err := pool.Reserve(a)
+	switch {
+	case err != nil:
+		a.over(ending{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, evidence: retry.NeverSent})
+		if kind == decision.Hedge && c.live > 0 {
+			return false
+		}
+		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "PENDING_OVERFLOW",
+			message: "cluster " + t.Cluster + ", endpoint " + p.ep.Address + ": " + err.Error()})
+		return false
+	case conn == nil:
+		a.waitsAt = pool
+		c.live++
+	default:
+		c.live++
+		a.send(conn)
+	}
+	return true
+}
+
+// see notes the candidates of the pick that was just made, the picked one last.
+func (a *Attempt) see(t *Target) {
+	seen := 1
+	for i, ep := range t.Endpoints {
+		if i == a.member {
+			continue
+		}
+		if seen++; seen > decision.MaxCandidates {
+			break
+		}
+		a.consider(i, ep)
+	}
+	a.consider(a.member, a.at)
+}
+
+func (a *Attempt) consider(i int, ep *upstream.Endpoint) {
+	cand := decision.Candidate{Load: int32(ep.InFlight.Load()), Member: uint16(i), State: uint8(ep.State())}
+	if !ep.Ready() {
+		cand.Warm = uint16(ep.Warm() % 1000)
+	}
+	for _, o := range a.c.attempts {
+		cand.Failed = cand.Failed || o.at == ep && !o.alive()
+	}
+	if i != a.member {
+		cand.Closed = a.c.closed(i)
+	}
+	a.rec.Consider(cand)
+}
+
+// HandleConn implements upstream.Waiter.
+func (a *Attempt) HandleConn(conn *upstream.Conn, err error) {
+	a.waitsAt = nil
+	if err == nil {
+		a.send(conn)
+		return
+	}
+	c := a.c
+	c.live--
+	a.failed(failure{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamConnectFailure, evidence: retry.NeverSent,
+		reason: "UPSTREAM_CONNECT_FAILURE", message: err.Error()})
+}
+
+// send opens the attempt's stream and says what there is of the request: step 9.
+func (a *Attempt) send(conn *upstream.Conn) {
+	c := a.c
+	f := c.f
+	a.conn, a.handed = conn, 0
+	now := f.shard.Now()
+	a.sent = now
+	c.sent, c.sentRound = now, f.shard.Round()
+	f.shard.Timed()
+	fields := c.req
+	// In the batch in which the call came, the time left is the time given: the field goes on as it came.
+	retime := a.time(now)
+	if retime || c.trace != nil || len(c.attempts) > 1 && c.attemptsBefore(a) > 0 {
+		fields = f.rewrite(a, retime)
+	}
+	end := c.ended && len(c.replay) == 0 && c.trailers == nil
+	a.up = conn.Sess.Open(fields, end, &c.d.Budget)
+	a.up.Owner = a
+	f.releaseMade()
+	if c.canRepeat {
+		c.plan(now)
+	}
+	if end {
+		return
+	}
+	if len(c.replay) > 0 {
+		n, ok := conn.Sess.SendData(a.up, c.replay, c.ended && c.trailers == nil)
+		if !ok {
+			c.overBudget()
+			return
+		}
+		a.wasHanded(n)
+	}
+	if c.trailers != nil && a.up != nil {
+		conn.Sess.SendHeaders(a.up, c.trailers, true)
+	}
+}
+
+// time settles what deadline the attempt is given, and whether grpc-timeout must be written for it.
+func (a *Attempt) time(now int64) (rewrite bool) {
+	c := a.c
+	perTry := c.rules.PerTryTimeout
+	if c.deadline == 0 && perTry == 0 {
+		return false
+	}
+	left := time.Duration(max(1, c.deadline-now))
+	given, bounded := deadline.ForAttempt(perTry, left, c.deadline != 0)
+	if !bounded {
+		return false
+	}
+	a.rec.Given, a.rec.PerTry = given, perTry
+	if perTry > 0 && (c.deadline == 0 || perTry < left) {
+		a.until = now + int64(perTry)
+		c.alarm(a.until)
+	}
+	return c.limit.Source != deadline.Caller || given != left || c.sentRound != c.round
+}
+
+// attemptsBefore is how many attempts the server must be told of (gRFC A6: those that may have reached a server's application; not transparent ones).
+func (c *Call) attemptsBefore(a *Attempt) (n int) {
+	for _, o := range c.attempts {
+		if o == a {
+			break
+		}
+		if o.sent != 0 && !transparent(o.rec.Evidence) {
+			n++
+		}
+	}
+	return n
+}
+
+// ending is how an attempt ended.
+type ending struct {
+	status   grpc.Status
+	outcome  telemetry.Outcome
+	evidence retry.Evidence
+	verdict  verdict
+}
+
+// verdict is what an attempt's end says of its endpoint.
+type verdict uint8
+
+const (
+	neutral verdict = iota // nothing: it was given up, or never came to the endpoint
+	good
+	fault
+)
+
+// over notes the end of the attempt and takes its load off the endpoint.
+func (a *Attempt) over(e ending) {
+	if !a.open {
+		return
+	}
+	a.open = false
+	a.at.InFlight.Add(-1)
+	c := a.c
+	a.end = c.f.shard.Now()
+	a.rec.Status, a.rec.Outcome, a.rec.Evidence = e.status, e.outcome, e.evidence
+	if c.rules.Judged {
+		a.judge(e)
+	}
+	if c.f.queued > 0 && c.rules.Cluster.Concurrency.MaxStreamsPerEndpoint > 0 {
+		c.f.wake(c.rules.Cluster.Name)
+	}
+}
+
+// judge tells those who watch endpoints how the attempt went.
+func (a *Attempt) judge(e ending) {
+	c, now := a.c, a.end
+	cl := c.rules.Cluster
+	took := time.Duration(0)
+	if a.sent != 0 {
+		took = time.Duration(now - a.sent)
+	}
+	result := breaker.Neutral
+	switch e.verdict {
+	case good:
+		result = breaker.OK
+		if c.rules.Latency != nil && e.status == grpc.OK {
+			c.rules.Latency.Record(now, took)
+		}
+	case fault:
+		result = breaker.Fault
+	}
+	if a.breaker != nil {
+		r := result
+		if r == breaker.Fault && !c.rules.Breaker.Faults.Has(e.status) {
+			r = breaker.OK
+		}
+		a.breaker.Done(now, r, a.probe)
+	}
+	if a.fallen != nil {
+		r := result
+		if r == breaker.Fault && !cl.Breaker.Faults.Has(e.status) {
+			r = breaker.OK
+		}
+		a.fallen.Done(now, r, a.probeOfFallen)
+	}
+	if result == breaker.Neutral {
+		return
+	}
+	if o := cl.Outlier; o != nil && a.at.Host.Record(o, result == breaker.Fault && o.Faults.Has(e.status), took) {
+		c.f.tripped(cl.Name, a.at.Address)
+	}
+	if cl.Gradient != nil {
+		cl.Gradient.Record(took, result == breaker.OK)
+	}
+}
+
+// abandon gives the attempt up: its stream is reset and can touch the call no more.
+func (a *Attempt) abandon(code h2.Code, e ending) {
+	if a.waitsAt != nil {
+		a.waitsAt.Cancel(a)
+		a.waitsAt = nil
+		a.c.live--
+	}
+	if s := a.up; s != nil {
+		a.up, s.Owner = nil, nil
+		a.c.live--
+		a.conn.Sess.Reset(s, code)
+	}
+	a.dropHeld()
+	if e.status == grpc.DeadlineExceeded && a.c.winner == nil {
+		e.verdict = a.verdict(e.status)
+	}
+	a.over(e)
+}
+
+// hungTime is how long an endpoint must have had a call for its silence to count against it when the CALLER's deadline
+// passes: a caller that gives a millisecond must not make endpoints look bad for everybody else.
+const hungTime = int64(time.Second)
+
+// verdict is what it says of the endpoint that the attempt ended with that status. Which statuses count as faults is
+// asked again by each who is told.
+func (a *Attempt) verdict(status grpc.Status) verdict {
+	switch status {
+	case grpc.OK:
+		return good
+	case grpc.Canceled:
+		return neutral
+	case grpc.DeadlineExceeded:
+		if a.sent != 0 && (a.c.limit.Source == deadline.Policy || a.c.f.shard.Now()-a.sent >= hungTime) {
+			return fault
+		}
+		return neutral
+	}
+	return fault
+}
+
+// dropHeld gives back what was held of the response.
+func (a *Attempt) dropHeld() {
+	env := &a.c.f.shard.Env
+	for _, h := range a.head {
+		env.Interner.Release(h)
+	}
+	a.head = a.head[:0]
+	if a.held != nil {
+		a.c.d.Budget.Held -= int64(len(a.held))
+		env.Buffers.Put(a.held)
+		a.held = nil
+	}
+}
+
+func (f *Forwarder) newAttempt(c *Call) *Attempt {
+	n := len(f.freeAttempts)
+	if n == 0 {
+		return &Attempt{c: c}
+	}
+	a := f.freeAttempts[n-1]
+	f.freeAttempts = f.freeAttempts[:n-1]
+	a.c = c
+	return a
+}
+
+// forget gives the attempt's memory back; nothing may point to it any more.
+func (f *Forwarder) forget(a *Attempt) {
+	if len(f.freeAttempts) < maxFreeCalls {
+		*a = Attempt{head: a.head[:0]}
+		f.freeAttempts = append(f.freeAttempts, a)
+	}
+}

@@ -1,0 +1,92 @@
+package forward
+
+import (
+	"strings"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+)
+
+// file keeps the record of how a finished call was decided: nothing in it may be borrowed from the call.
+func (f *Forwarder) file(c *Call, end, own int64) {
+	d := f.book.Next()
+	d.Arrived, d.Took, d.Own = f.shard.Wall(c.arrived).UnixNano(), time.Duration(end-c.arrived), time.Duration(own)
+	d.TraceID, d.HasTrace = c.traceID()
+	d.Peer, d.Generation = c.d.Peer(), c.gen.Number
+	d.Status, d.Local, d.Outcome = c.status, c.local, c.outcome
+	d.Committed, d.Previous = c.started, uint16(c.previous)
+	d.MessagesIn, d.MessagesOut, d.BytesIn, d.BytesOut = c.messagesIn, c.messagesOut, c.bytesIn, c.bytesOut
+	if c.status != grpc.OK {
+		d.Message, d.Reason = c.message, c.reason
+	}
+	if c.asked != 0 {
+		d.Received, d.HasReceived = time.Duration(c.asked), true
+	}
+	if c.deadline != 0 {
+		d.Limit = time.Duration(c.deadline - c.arrived)
+	}
+	if c.e != nil {
+		d.Method, d.Route, d.Match, d.Cluster = c.e.full, c.e.route.Rule.Name, c.e.match, c.e.target.Cluster
+		d.Balancer, d.Pool = c.e.target.Picker.Policy(), c.e.target.Pool
+		r := c.rules
+		d.Policy, d.PolicyFrom, d.Timeout = r.Name, r.Cluster.Source, r.Timeout
+		d.Retries, d.Hedges, d.Idempotent = r.Retry != nil, r.Hedge != nil, r.Idempotent
+	} else {
+		d.Method = c.pathText()
+	}
+	d.Authority = f.book.Own(c.auth)
+	for _, a := range c.attempts {
+		to := d.AddAttempt()
+		*to = a.rec
+		to.Endpoint = a.at.Address
+		to.Start, to.End = time.Duration(a.start-c.arrived), time.Duration(a.end-c.arrived)
+		if a.open {
+			to.End = time.Duration(end - c.arrived)
+		}
+		if a.sent != 0 {
+			to.Sent = max(1, time.Duration(a.sent-c.arrived))
+		}
+	}
+	for i := range c.notes {
+		*d.AddNote() = c.notes[i]
+	}
+	f.book.Done(d)
+}
+
+// pathText is the path of a call that no route took, its own.
+func (c *Call) pathText() string {
+	if c.path == nil {
+		return ""
+	}
+	return strings.Clone(strings.TrimPrefix(c.path.Value[:min(len(c.path.Value), 256)], "/"))
+}
+
+// traceID is the call's, from its traceparent whether it is sampled or not.
+func (c *Call) traceID() (id [16]byte, ok bool) {
+	if c.trace != nil {
+		return c.trace.ID(), true
+	}
+	// version-traceid-spanid-flags (W3C Trace Context 3.2)
+	p := c.heard(parent)
+	if len(p) < 55 {
+		return id, false
+	}
+	for i := range id {
+		hi, lo := digit(p[3+2*i]), digit(p[4+2*i])
+		if hi > 15 || lo > 15 {
+			return [16]byte{}, false
+		}
+		id[i] = hi<<4 | lo
+	}
+	return id, true
+}
+
+func digit(b byte) byte {
+	switch {
+	case b >= '0' && b <= '9':
+		return b - '0'
+	case b >= 'a' && b <= 'f':
+		return b - 'a' + 10
+	}
+	return 255
+}

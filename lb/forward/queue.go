@@ -1,0 +1,185 @@
+package forward
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/balance"
+)
+
+// queue is the calls of one cluster and shard that wait for a place, or with waitForReady for an endpoint, in the order in
+// which they came. Guarded by the shard.
+type queue struct {
+	cluster     string
+	first, last *Call
+	n           int
+}
+
+// pollWait is how often queues are looked at beside the moments when this shard itself gives a place back: places come from
+// other shards, too, and endpoints from elsewhere.
+const pollWait = int64(5 * time.Millisecond)
+
+// await has the call wait for a place, or refuses it.
+func (c *Call) await(why *full) {
+	r, f := c.rules, c.f
+	c.note(decision.Note{Kind: why.kind, Name: why.name, A: why.inUse, B: why.limit, Refused: r.Cluster.Concurrency.MaxPending == 0})
+	if most := r.Cluster.Concurrency.MaxPending; most == 0 || !r.Cluster.Enqueue(most) {
+		f.rec.Limited(r.Cluster.Name, telemetry.LimitConcurrency)
+		text := fmt.Sprintf("%s is full: %d calls at once of at most %d", why.name, why.inUse, why.limit)
+		if most > 0 {
+			c.note(decision.Note{Kind: decision.NoteQueue, Name: r.Cluster.Name, A: int64(r.Cluster.Pending()), B: int64(most), Refused: true})
+			text += fmt.Sprintf(", and its queue of %d, too", most)
+		}
+		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "CONCURRENCY_LIMIT", message: text + " (trunkline: maxStreams, concurrency)"})
+		return
+	}
+	c.join(int64(r.Cluster.Concurrency.PendingTimeout))
+}
+
+// join puts the call at the end of its cluster's queue. It has been counted by Enqueue.
+func (c *Call) join(patience int64) {
+	f := c.f
+	name := c.rules.Cluster.Name
+	q := f.queues[name]
+	if q == nil {
+		q = &queue{cluster: name}
+		f.queues[name] = q
+	}
+	c.queue, c.queuedAt = q, f.shard.Now()
+	if c.qprev = q.last; q.last != nil {
+		q.last.qnext = c
+	} else {
+		q.first = c
+	}
+	q.last = c
+	q.n++
+	f.queued++
+	if patience > 0 && patience < math.MaxInt64/2 {
+		c.queueEnd = f.shard.Now() + patience
+		c.alarm(c.queueEnd)
+	}
+	if !f.poll.Pending() {
+		f.shard.Timer.Set(&f.poll, f.shard.Now()+pollWait)
+	}
+}
+
+// leaveQueue takes the call out of its queue, if it is in one.
+func (c *Call) leaveQueue() {
+	q := c.queue
+	if q == nil {
+		return
+	}
+	if c.qprev != nil {
+		c.qprev.qnext = c.qnext
+	} else {
+		q.first = c.qnext
+	}
+	if c.qnext != nil {
+		c.qnext.qprev = c.qprev
+	} else {
+		q.last = c.qprev
+	}
+	c.qprev, c.qnext, c.queue, c.queueEnd = nil, nil, nil, 0
+	waited := c.f.shard.Now() - c.queuedAt
+	c.queuedFor += waited
+	q.n--
+	c.f.queued--
+	if q.n == 0 {
+		delete(c.f.queues, q.cluster)
+	}
+	c.rules.Cluster.Dequeue()
+	c.note(decision.Note{Kind: decision.NoteQueue, Name: q.cluster, A: int64(q.n), B: int64(c.rules.Cluster.Concurrency.MaxPending), Wait: time.Duration(waited)})
+}
+
+// overflow refuses a call that waited too long.
+func (c *Call) overflow(how string) {
+	c.stopWaiting()
+	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitConcurrency)
+	c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "QUEUE_TIMEOUT",
+		message: fmt.Sprintf("no place became free in cluster %s: the call %s (trunkline.cluster.concurrency.pendingTimeout)", c.rules.Cluster.Name, how)})
+}
+
+// wake lets those go on for whom there is a place now.
+func (f *Forwarder) wake(cluster string) {
+	if f.serving {
+		f.wakes = append(f.wakes, cluster)
+		return
+	}
+	f.serving = true
+	f.serve(cluster)
+	for len(f.wakes) > 0 {
+		next := f.wakes[len(f.wakes)-1]
+		f.wakes = f.wakes[:len(f.wakes)-1]
+		f.serve(next)
+	}
+	f.serving = false
+}
+
+func (f *Forwarder) serve(cluster string) {
+	q := f.queues[cluster]
+	if q == nil {
+		return
+	}
+	for c := q.first; c != nil; {
+		next := c.qnext // nobody but c leaves the queue meanwhile: wake is not entered twice
+		if !c.tryAgain() && c.rules.Streams == nil {
+			return // what this one lacks the others lack, too; a method's own limit says nothing about other methods
+		}
+		c = next
+	}
+}
+
+// tryAgain places a waiting call if that can be done now.
+func (c *Call) tryAgain() bool {
+	f := c.f
+	f.shard.Timed()
+	if g := f.gen.Load(); g != c.gen && len(c.attempts) == 0 && c.path != nil {
+		// It has met nobody yet: what became known meanwhile is for it, too.
+		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name && c.permits == 0 {
+			c.gen, c.e = g, e
+		}
+	}
+	if c.permit() != nil {
+		return false
+	}
+	p := f.pick(c)
+	if p.ep == nil {
+		return false
+	}
+	c.leaveQueue()
+	c.placeAt(p, decision.First)
+	return true
+}
+
+// pollQueues is the timer's: see pollWait.
+func (f *Forwarder) pollQueues() {
+	for name := range f.queues {
+		f.wake(name)
+	}
+	if f.queued > 0 {
+		f.shard.Timer.Set(&f.poll, f.shard.Now()+pollWait)
+	}
+}
+
+// maxReadyWaiters bounds the calls of a cluster that wait for an endpoint (waitForReady), where the policy does not say.
+const maxReadyWaiters = 10000
+
+// nobody deals with a call for which no endpoint could be picked.
+func (c *Call) nobody(p picked) {
+	r := c.rules
+	conc := &r.Cluster.Concurrency
+	switch {
+	case len(c.attempts) > 0: // it was tried elsewhere: what came of that is told
+	case p.reason == balance.ReasonAllClosed && p.sawFull && conc.MaxPending > 0 && r.Cluster.Enqueue(conc.MaxPending):
+		c.join(int64(conc.PendingTimeout))
+		return
+	case r.WaitForReady && r.Cluster.Enqueue(max(conc.MaxPending, maxReadyWaiters)):
+		c.join(0) // until the deadline (gRPC, "Wait for Ready Semantics")
+		return
+	}
+	c.refuse(c.noEndpoint(p))
+}

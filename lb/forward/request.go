@@ -1,0 +1,184 @@
+package forward
+
+import (
+	"strconv"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/telemetry"
+)
+
+// rewrite puts the request's fields together where they differ from how they came: the time left, the attempts before, the
+// attempt's trace context.
+func (f *Forwarder) rewrite(a *Attempt, retime bool) []*hpack.Field {
+	in, c := f.shard.Env.Interner, a.c
+	f.scratch, f.cur = f.scratch[:0], c
+	c.inject = c.inject[:0]
+	if c.trace != nil {
+		at := c.trace.StartAttempt()
+		for at < len(c.attempts)-1 { // attempts that came to no stream have spans, too
+			at = c.trace.StartAttempt()
+		}
+		c.trace.Inject(at, f.setField)
+	}
+	before := c.attemptsBefore(a)
+	for _, h := range c.req {
+		switch {
+		case h.ID == hpack.GrpcTimeout && retime, h.ID == hpack.GrpcPreviousRPCAttempts && before > 0:
+		case c.injected(h.Name):
+		default:
+			f.scratch = append(f.scratch, h)
+		}
+	}
+	if retime {
+		var b [16]byte
+		f.add(in.InternBytes([]byte("grpc-timeout"), grpc.AppendTimeout(b[:0], a.rec.Given)))
+	}
+	if before > 0 {
+		f.add(in.Intern("grpc-previous-rpc-attempts", strconv.Itoa(before+c.previous)))
+	}
+	for i := 0; i < len(c.inject); i += 2 {
+		if c.inject[i+1] != "" { // else it is to be removed
+			f.add(in.Intern(c.inject[i], c.inject[i+1]))
+		}
+	}
+	return f.scratch
+}
+
+// add puts a field that was interned for the block into it.
+func (f *Forwarder) add(h *hpack.Field) {
+	f.made = append(f.made, h)
+	f.scratch = append(f.scratch, h)
+}
+
+func (f *Forwarder) override(name, value string) {
+	f.cur.inject = append(f.cur.inject, name, value)
+}
+
+func (c *Call) injected(name string) bool {
+	for i := 0; i < len(c.inject); i += 2 {
+		if c.inject[i] == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *Forwarder) releaseMade() {
+	for _, h := range f.made {
+		f.shard.Env.Interner.Release(h)
+	}
+	f.made = f.made[:0]
+}
+
+// body takes request data: p is borrowed.
+func (c *Call) body(p []byte, end bool) {
+	c.ended = c.ended || end
+	c.seen = c.f.shard.Now()
+	c.bytesIn += uint64(len(p))
+	c.messagesIn += uint32(c.in.Add(p))
+	if c.complete && c.live == 0 {
+		c.creditDown(int64(len(p))) // the reply is made already: what still comes is thrown away
+		return
+	}
+	if r := c.rules; r != nil && r.MaxRequestBytes >= 0 && int64(c.in.Longest()) > r.MaxRequestBytes {
+		c.tooLong("request", c.in.Longest(), r.MaxRequestBytes)
+		return
+	}
+	if !c.noReplay {
+		c.keep(p)
+		if c.down == nil {
+			return
+		}
+	}
+	for i := 0; i < len(c.attempts) && c.live > 0; i++ {
+		a := c.attempts[i]
+		if a.up == nil {
+			continue
+		}
+		n, ok := a.conn.Sess.SendData(a.up, p, end)
+		a.wasHanded(n)
+		if !ok {
+			c.overBudget()
+			return
+		}
+	}
+	if c.live == 0 && !c.waiting() {
+		c.creditDown(int64(len(p)))
+	}
+}
+
+// tooLong refuses a call with a message over the policy's limit, before any of that message went on.
+func (c *Call) tooLong(side string, n uint32, limit int64) {
+	c.note(decision.Note{Kind: decision.NoteMessageSize, Name: side, A: int64(n), B: limit, Refused: true})
+	c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
+	c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "MESSAGE_TOO_LARGE",
+		message: "a " + side + " message of " + strconv.Itoa(int(n)) + " bytes exceeds the method's limit of " + strconv.FormatInt(limit, 10) +
+			" (serviceConfig.methodConfig[].max" + map[string]string{"request": "Request", "response": "Response"}[side] + "MessageBytes)"})
+}
+
+// keep copies request data for an attempt to come, as long as it is allowed.
+func (c *Call) keep(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	most := c.gen.Limits.ReplayBytes
+	if c.rules.ReplayBytes >= 0 {
+		most = c.rules.ReplayBytes
+	}
+	// While no attempt has a stream the data must stay somewhere: the stream's window bounds it.
+	if streams := c.live > 0 && c.last().up != nil; streams &&
+		(len(c.replay)+len(p) > most || c.f.replaying+int64(len(p)) > c.gen.Limits.ReplayTotal && c.gen.Limits.ReplayTotal > 0) {
+		if c.canRepeat {
+			c.note(decision.Note{Kind: decision.NoteReplay, A: int64(len(c.replay) + len(p)), B: int64(most)})
+		}
+		c.dropReplay()
+		return
+	}
+	if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
+		c.overBudget()
+		return
+	}
+	c.d.Budget.Held += int64(len(p))
+	c.f.replaying += int64(len(p))
+	c.replay = append(c.f.shard.Env.Buffers.Grow(c.replay, len(p)), p...)
+}
+
+func (c *Call) dropReplay() {
+	c.noReplay = true
+	if c.replay != nil {
+		c.d.Budget.Held -= int64(len(c.replay))
+		c.f.replaying -= int64(len(c.replay))
+		c.f.shard.Env.Buffers.Put(c.replay)
+		c.replay = nil
+	}
+}
+
+// wasHanded counts request data that the attempt's connection took, and gives the client its window back for it.
+func (a *Attempt) wasHanded(n int) {
+	if a.handed += int64(n); a.handed > a.c.credit {
+		a.c.creditDown(a.handed - a.c.credit)
+	}
+}
+
+func (c *Call) creditDown(n int64) {
+	c.credit += n
+	if c.down != nil {
+		c.d.Sess.Credit(c.down, int(n))
+	}
+}
+
+func (c *Call) dropRequest() {
+	c.dropReplay()
+	in := c.f.shard.Env.Interner
+	for _, h := range c.req {
+		in.Release(h)
+	}
+	c.req = c.req[:0]
+	for _, h := range c.trailers {
+		in.Release(h)
+	}
+	c.trailers, c.path = nil, nil
+}

@@ -1,0 +1,255 @@
+package policies
+
+import (
+	"log/slog"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/trunkline/trunkline/lb/ratelimit"
+	"github.com/trunkline/trunkline/policy/balance"
+	"github.com/trunkline/trunkline/policy/breaker"
+	"github.com/trunkline/trunkline/policy/latency"
+	"github.com/trunkline/trunkline/policy/limit"
+	"github.com/trunkline/trunkline/policy/retry"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
+)
+
+// maxStrangers bounds the methods of one cluster that have state of their own though nobody vouches for them: a client can
+// invent names on a service's route. Further ones share one state.
+const maxStrangers = 256
+
+// maxBreakers bounds the breakers of one cluster.
+const maxBreakers = 20000
+
+// Store holds the policies' state of all clusters.
+type Store struct {
+	log  *slog.Logger // set once
+	seed uint64       // set once
+
+	mu       sync.Mutex
+	clusters map[string]*Cluster // guarded by mu; the newest of each name
+	stop     chan struct{}       // closed by Close
+	wg       sync.WaitGroup
+	// adjusting begins with the first adaptive limit.
+	adjusting sync.Once
+}
+
+// NewStore returns an empty store. The seed makes the places of rate limits' keys unpredictable. Close it.
+func NewStore(log *slog.Logger, seed uint64) *Store {
+	s := &Store{log: log, seed: seed, clusters: map[string]*Cluster{}, stop: make(chan struct{})}
+	return s
+}
+
+// Close ends what the store runs; nothing of it may be used afterwards.
+func (s *Store) Close() {
+	close(s.stop)
+	s.wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.clusters {
+		if c.Global != nil {
+			c.Global.Close()
+		}
+	}
+}
+
+// state is what outlives changes of settings, by method.
+type state struct {
+	mu        sync.Mutex
+	methods   map[string]*methodState             // guarded by mu
+	strangers int                                 // guarded by mu
+	breakers  map[breaker.Settings]*breaker.Table // guarded by mu; the methods' breakers, by their settings
+
+	pending atomic.Int64
+}
+
+// maxTables bounds the breaker settings of one cluster that are remembered: reloads make new ones.
+const maxTables = 64
+
+type methodState struct {
+	streams *limit.Concurrency
+	latency *latency.Window
+	rates   []*Rate
+	of      *serviceconfig.Method // whose settings streams and rates are made by
+}
+
+// Set puts settings in force for a cluster and returns it; the same ones change nothing.
+func (s *Store) Set(name string, cfg *serviceconfig.Config) *Cluster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.clusters[name]
+	if old != nil && old.config == cfg {
+		return old
+	}
+	c := &Cluster{Name: name, Source: cfg.Source, Cluster: cfg.Cluster, config: cfg, store: s}
+	if old == nil {
+		old = &Cluster{state: &state{methods: map[string]*methodState{}, breakers: map[breaker.Settings]*breaker.Table{}}, config: &serviceconfig.Config{}, Group: new(balance.Group)}
+	}
+	c.state, c.Group = old.state, old.Group
+	c.Budget = keep(old.Budget, old.RetryBudget == c.RetryBudget, func() *retry.Budget { return retry.NewBudget(c.RetryBudget) })
+	c.Hedges = keep(old.Hedges, old.HedgeBudget == c.HedgeBudget, func() *retry.Budget { return retry.NewBudget(c.HedgeBudget) })
+	if t := cfg.Throttle; t != nil {
+		c.Throttle = keep(old.Throttle, reflect.DeepEqual(old.config.Throttle, t), func() *retry.Throttle { return retry.NewThrottle(*t) })
+	}
+	if c.Concurrency.MaxStreams > 0 || c.Adaptive != nil {
+		// What runs at the moment must stay counted: the same counter with another limit.
+		c.Streams = keep(old.Streams, true, func() *limit.Concurrency { return limit.NewConcurrency(0) })
+		if c.Adaptive == nil || old.Adaptive == nil || !reflect.DeepEqual(old.Adaptive, c.Adaptive) {
+			c.Streams.SetLimit(int64(c.Concurrency.MaxStreams))
+		}
+	}
+	if a := c.Adaptive; a != nil {
+		c.Gradient = keep(old.Gradient, reflect.DeepEqual(old.Adaptive, a), func() *limit.Gradient {
+			c.Streams.SetLimit(int64(a.Initial))
+			s.adjusting.Do(func() { s.wg.Go(s.adjust) })
+			return limit.NewGradient(*a)
+		})
+	}
+	if b := c.Breaker; b != nil {
+		c.Fallen = keep(old.Fallen, reflect.DeepEqual(old.Breaker, b), func() *breaker.Table { return breaker.NewTable(b, maxBreakers) })
+	}
+	c.global(old)
+	s.clusters[name] = c
+	return c
+}
+
+// keep returns old if there is one and it still fits.
+func keep[T any](old *T, fits bool, fresh func() *T) *T {
+	if old != nil && fits {
+		return old
+	}
+	return fresh()
+}
+
+// global makes, keeps or closes the client of the rate limit service.
+func (c *Cluster) global(old *Cluster) {
+	g := c.GlobalLimits
+	if g != nil && reflect.DeepEqual(g, old.GlobalLimits) && old.Global != nil {
+		c.Global = old.Global
+		return
+	}
+	if old.Global != nil {
+		go old.Global.Close()
+	}
+	if g == nil {
+		return
+	}
+	client, err := ratelimit.New(g.Address, g.Domain, g.Timeout, g.FailOpen, c.store.log)
+	if err != nil {
+		c.store.log.Error("no client for the rate limit service", "cluster", c.Name, "address", g.Address, "error", err)
+		return
+	}
+	c.Global = client
+}
+
+// Config is the settings that are in force.
+func (c *Cluster) Config() *serviceconfig.Config { return c.config }
+
+// Rules returns what holds for a method. It takes a lock: once per method, shard and generation.
+func (c *Cluster) Rules(service, method string, f Facts) *Rules {
+	m := c.config.For(service, method)
+	r := &Rules{Method: m, Cluster: c, Full: service + "/" + method, Idempotent: f.Idempotent, Unary: f.Unary}
+	switch {
+	case m.Idempotent != nil && *m.Idempotent:
+		r.Idempotent, r.IdempotentWhy = true, "declared by the policy "+m.Name+" of "+c.Source
+	case m.Idempotent != nil:
+		r.Idempotent, r.IdempotentWhy = false, "denied by the policy "+m.Name+" of "+c.Source
+	case f.Idempotent:
+		r.IdempotentWhy = "declared by idempotency_level in the endpoints' descriptors"
+	case f.Described:
+		r.IdempotentWhy = "the endpoints' descriptors do not declare it (idempotency_level), nor does a policy (trunkline.methodPolicy[].idempotent)"
+	default:
+		r.IdempotentWhy = "nobody declares it: the endpoints gave no descriptor, and no policy says so (trunkline.methodPolicy[].idempotent)"
+	}
+	c.attach(r, f)
+	r.Guarded = r.Streams != nil || len(r.Rates) > 0 || c.Streams != nil || c.Global != nil
+	r.Judged = c.Outlier != nil || r.Breakers != nil || c.Fallen != nil || r.Latency != nil || c.Gradient != nil
+	return r
+}
+
+// attach finds or makes the method's live state.
+func (c *Cluster) attach(r *Rules, f Facts) {
+	st, m := c.state, r.Method
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	key := r.Full
+	ms := st.methods[key]
+	if ms == nil && !f.Known {
+		if st.strangers >= maxStrangers {
+			key = ""
+			ms = st.methods[key]
+		} else {
+			st.strangers++
+		}
+	}
+	if ms == nil {
+		ms = &methodState{}
+		st.methods[key] = ms
+	}
+	if ms.of == nil || ms.of.MaxStreams != m.MaxStreams {
+		switch {
+		case m.MaxStreams == 0:
+			ms.streams = nil
+		case ms.streams == nil:
+			ms.streams = limit.NewConcurrency(int64(m.MaxStreams))
+		default:
+			ms.streams.SetLimit(int64(m.MaxStreams))
+		}
+	}
+	if ms.of == nil || !reflect.DeepEqual(ms.of.Rates, m.Rates) {
+		ms.rates = c.store.rates(m.Rates)
+	}
+	if measures(m) && ms.latency == nil {
+		ms.latency = latency.New()
+	}
+	ms.of = m
+	r.Streams, r.Rates = ms.streams, ms.rates
+	if measures(m) {
+		r.Latency = ms.latency
+	}
+	if m.Breaker != nil {
+		if r.Breakers = st.breakers[*m.Breaker]; r.Breakers == nil {
+			if len(st.breakers) >= maxTables {
+				clear(st.breakers)
+			}
+			r.Breakers = breaker.NewTable(m.Breaker, maxBreakers)
+			st.breakers[*m.Breaker] = r.Breakers
+		}
+	}
+}
+
+func (s *Store) rates(list []serviceconfig.RateLimit) (out []*Rate) {
+	for _, l := range list {
+		r := &Rate{RateLimit: l}
+		if l.Metadata == "" && !l.ClientAddress {
+			r.Bucket = limit.NewBucket(l.Rate)
+		} else {
+			r.Keyed = limit.NewKeyed(l.Rate, l.MaxKeys, s.seed)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// adjust moves the adaptive limits.
+func (s *Store) adjust() {
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	began := time.Now()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C:
+		}
+		s.mu.Lock()
+		for _, c := range s.clusters {
+			if c.Gradient != nil {
+				c.Streams.SetLimit(c.Gradient.Adjust(int64(time.Since(began)), c.Streams.InUse()))
+			}
+		}
+		s.mu.Unlock()
+	}
+}
