@@ -197,3 +197,43 @@ func TestAShortageOfMemoryRefusesNewCallsWithPushbackAndLiveOnesGoOn(t *testing.
 	tr.WriteConfig(t, calm)
 	harness.Eventually(t, stepLimit, "new calls to be taken again", func() bool { _, err := call(t, cc, "again", "ok"); return err == nil })
 }
+
+// A server that does one thing at a time, 5 ms each, is offered twice what it can do: without a limit its queue would hold
+// hundreds of calls after some seconds, and every call would wait for all of it.
+func TestAnAdaptiveLimitKeepsTheQueueOfAnOverloadedEndpointShort(t *testing.T) {
+	t.Parallel()
+	var one sync.Mutex
+	server := rogue.Start(t, "server", rogue.Options{Ledger: rogue.NewBriefLedger(), Script: func(*rogue.Stream) rogue.Script {
+		return func(s *rogue.Stream) {
+			if !s.AwaitRequest() {
+				return
+			}
+			one.Lock()
+			ok := s.Wait(5 * time.Millisecond)
+			one.Unlock()
+			if ok {
+				s.Execute()
+				s.Headers()
+				s.Data(s.Message(0))
+				s.Trailers(codes.OK, "")
+			}
+		}
+	}})
+	tr := start(t, policies{cluster: `"adaptiveConcurrency": {"min": 2, "max": 500, "initial": 10, "minSamples": 5}`}, server.Addr)
+	cc := harness.Dial(t, tr.Listen)
+	// The base latency is learnt while all is well.
+	if calm := pace(50, 2*time.Second, func(int) error { _, err := call(t, cc, "", ""); return err }); calm.share() != 1 {
+		t.Errorf("in calm: %v", calm)
+	}
+	result := pace(400, 5*time.Second, func(int) error { _, err := call(t, cc, "", ""); return err })
+	t.Logf("%v; at most %d calls at once", result, server.PeakCalls())
+	if server.PeakCalls() > 100 {
+		t.Errorf("%d calls at once on a server that does one", server.PeakCalls())
+	}
+	if perSecond := float64(result.by[codes.OK]) / result.took.Seconds(); perSecond < 60 {
+		t.Errorf("%.0f calls/s were served of about 180 that the server can do", perSecond)
+	}
+	if n := result.by[codes.OK] + result.by[codes.Unavailable] + result.by[codes.ResourceExhausted]; n != result.calls {
+		t.Errorf("other failures: %v", result)
+	}
+}

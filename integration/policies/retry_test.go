@@ -285,7 +285,7 @@ func TestEveryCutOfAReplyIsHeldAndReleasedVerbatim(t *testing.T) {
 		resp, err := call(t, cc, fmt.Sprint(n), fmt.Sprintf("cuts-fail:%d|cuts:%d", n, n), grpc.Header(&head), grpc.Trailer(&tail))
 		if err != nil || len(resp.GetPayload().GetBody()) != rogue.CutMessage || !rogue.Intact(resp.GetPayload().GetBody()) ||
 			!slices.Equal(head[rogue.CutHeader], []string{rogue.CutHeaderValue}) || !slices.Equal(tail[rogue.CutTrailer], []string{rogue.CutTrailerValue}) {
-			return fmt.Errorf("way %d of %d: %v, %d bytes, headers %v, trailers %v", n, ways, err, len(resp.GetPayload().GetBody()), head, tail)
+			return fmt.Errorf("way %d of %d: %w, %d bytes, headers %v, trailers %v", n, ways, err, len(resp.GetPayload().GetBody()), head, tail)
 		}
 		return nil
 	})

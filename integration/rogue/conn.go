@@ -58,18 +58,19 @@ func (c *conn) run() {
 	c.write(func(f *http2.Framer) error { return f.WriteSettings(c.server.opts.Settings...) })
 	for {
 		f, err := c.framer.ReadFrame()
-		if err != nil || !c.take(f) {
+		if err != nil {
 			return
 		}
+		c.take(f)
 	}
 }
 
-// take handles one frame; false ends the connection.
-func (c *conn) take(f http2.Frame) bool {
+// take handles one frame.
+func (c *conn) take(f http2.Frame) {
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
 		if f.IsAck() {
-			return true
+			return
 		}
 		c.mu.Lock()
 		if v, ok := f.Value(http2.SettingInitialWindowSize); ok {
@@ -104,7 +105,6 @@ func (c *conn) take(f http2.Frame) bool {
 			s.ended(f.ErrCode)
 		}
 	}
-	return true
 }
 
 func (c *conn) stream(id uint32) *Stream {

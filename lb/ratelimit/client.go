@@ -182,6 +182,11 @@ func (c *Client) question(descriptors [][]Entry) Verdict {
 	if err != nil {
 		return c.fail(c.cause(err))
 	}
+	return c.verdict(descriptors, answer)
+}
+
+// verdict reads an answer.
+func (c *Client) verdict(descriptors [][]Entry, answer *rls.RateLimitResponse) Verdict {
 	switch answer.GetOverallCode() {
 	case rls.RateLimitResponse_OK, rls.RateLimitResponse_OVER_LIMIT:
 	default:

@@ -105,9 +105,8 @@ func (j *judgement) attempt(f *retry.Failure, attempts []Attempt, i int) (parted
 
 // redispatch judges what follows an attempt that was certainly not executed. No policy decides that, but a deadline may.
 func (j *judgement) redispatch(f *retry.Failure, a *Attempt, last bool) bool {
-	f.Replayable = true
+	f.Replayable = true // and how often is not counted: the rest of the decision is the live one's
 	d := retry.Decide(nil, f, nil, nil)
-	f.Transparent++
 	if !d.Retry && !last {
 		j.ends(KindDeadline, a.Status, "would have ended with %s: its deadline of %s had come", a.Status, brief(j.time.Limit))
 		return true

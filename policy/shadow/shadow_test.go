@@ -119,6 +119,11 @@ func TestWhatWouldHaveBeenOtherwise(t *testing.T) {
 		{"one that live cut", list{method(perTry(100 * ms)), method()}, call(Attempt{Evidence: retry.Ambiguous, Status: grpc.Unavailable, PerTry: true, Took: 100 * ms}),
 			KindPerTry, "attempt 1 would have been given more than its 100ms" + nobody, 0},
 		{"one that both cut", list{method(perTry(100 * ms)), method(perTry(50 * ms))}, call(Attempt{Evidence: retry.Ambiguous, Status: grpc.Unavailable, PerTry: true, Took: 100 * ms}), "", "", 0},
+		{"one that it would have cut earlier, which leaves more of the deadline", list{method(retried, idempotent, perTry(100*ms)), method(retried, idempotent, perTry(50*ms), timeout(160*ms))},
+			call(Attempt{Evidence: retry.Ambiguous, Status: grpc.Unavailable, PerTry: true, Took: 100 * ms}, from(110*ms, ok(40*ms)), from(160*ms, ok(40*ms))), "", "", 0},
+		{"a second attempt, whatever the server said after the first", list{method(retried), method(retried, idempotent, perTry(100*ms))},
+			call(Attempt{Evidence: retry.ByStatus, Status: grpc.Unavailable, HasPushback: true, Pushback: 15 * ms, Took: 5 * ms}, from(20*ms, ok(350*ms))),
+			KindPerTry, "attempt 2 would have been cut after 100ms (it took 350ms to answer), and retried: it may have been executed, but the method is idempotent" + nobody, 0},
 
 		// Retries.
 		{"a failure that would have been retried", list{method(), method(retried)}, call(unavailable(5 * ms)),
@@ -177,6 +182,7 @@ func TestWhatWouldHaveBeenOtherwise(t *testing.T) {
 		{"one below it", list{method(), method(streams(100))}, with(call(ok(ms)), func(c *Call) { c.InFlight = 99 }), "", "", 0},
 		{"one that was over live's", list{method(streams(10)), method(streams(100))}, with(refused(grpc.Unavailable, CauseConcurrency), func(c *Call) { c.InFlight = 10 }),
 			KindConcurrency, "would have been let through: 100 calls at once" + nobody, 0},
+		{"one over both", list{method(streams(10)), method(streams(5))}, with(refused(grpc.Unavailable, CauseConcurrency), func(c *Call) { c.InFlight = 10 }), "", "", 0},
 		{"one over live's rate limit", list{method(perSecond), method()}, refused(grpc.ResourceExhausted, CauseRate),
 			KindRate, "would have been within the rate limits" + nobody, 0},
 		{"one that live's breaker refused", list{method(), method()}, refused(grpc.Unavailable, CauseBreaker),
@@ -286,6 +292,59 @@ func TestTheShadowsBreakerOpensByWhatHappened(t *testing.T) {
 	}
 }
 
+func TestWhatSaysNothingOfTheEndpointOpensNoShadowBreaker(t *testing.T) {
+	opens := func(m *serviceconfig.Method, c *Call) bool {
+		m.Breaker = &breaker.Settings{Consecutive: 1, OpenFor: time.Hour}
+		p := New(method(), m, Options{})
+		p.Judge(c)
+		return p.breakers.Open() > 0
+	}
+	lost := reset(ms)
+	lost.Lost = true
+	for story, c := range map[string]*Call{
+		"another copy won":   call(lost),
+		"refused":            call(Attempt{Evidence: retry.Refused, Status: grpc.Unavailable, Endpoint: "a:1"}),
+		"the caller gave up": with(call(reset(ms)), func(c *Call) { c.Cause = CauseCancel }),
+		"the caller's fault": call(Attempt{Evidence: retry.ByStatus, Status: grpc.NotFound, Endpoint: "a:1"}),
+	} {
+		if opens(method(), c) {
+			t.Errorf("%s: it opens", story)
+		}
+	}
+	if !opens(method(), call(reset(ms))) {
+		t.Error("a lost connection does not open it")
+	}
+	if !opens(method(perTry(ms)), call(ok(5*ms))) {
+		t.Error("an attempt that the shadow would have cut does not open it")
+	}
+}
+
+func TestTheShadowsThrottleFollowsItsCalls(t *testing.T) {
+	for name, m := range map[string]*serviceconfig.Method{"retries": method(retried), "hedges": method(hedging, idempotent)} {
+		throttle := retry.NewThrottle(retry.ThrottleSettings{MaxTokens: 10, TokenRatio: 0.5})
+		p := New(method(), m, Options{Throttle: throttle})
+		p.Judge(call(unavailable(ms)))
+		if got := throttle.Tokens(); got != 9 {
+			t.Errorf("%s: %v tokens after a failure", name, got)
+		}
+		p.Judge(call(ok(ms)))
+		if got := throttle.Tokens(); got != 9.5 {
+			t.Errorf("%s: %v tokens after a success", name, got)
+		}
+	}
+}
+
+func TestEachCallPaysIntoTheShadowsBudgets(t *testing.T) {
+	settings := retry.BudgetSettings{Ratio: 0.5, Burst: 100} // begins with 20
+	o := Options{Retries: retry.NewBudget(settings), Hedges: retry.NewBudget(settings)}
+	p := New(method(), method(), o)
+	p.Judge(call(ok(ms)))
+	p.Judge(refused(grpc.Unavailable, CauseOther)) // not one that never got as far
+	if o.Retries.Tokens() != 20.5 || o.Hedges.Tokens() != 20.5 {
+		t.Fatalf("%v and %v tokens", o.Retries.Tokens(), o.Hedges.Tokens())
+	}
+}
+
 func TestHopelessCallsAreJudgedByWhatTheShadowSaw(t *testing.T) {
 	p := New(method(), method(func(m *serviceconfig.Method) { m.RefuseHopeless = true }), Options{})
 	late := with(call(ok(30*ms)), func(c *Call) { c.HasReceived, c.Received = true, 35*ms })
@@ -293,6 +352,9 @@ func TestHopelessCallsAreJudgedByWhatTheShadowSaw(t *testing.T) {
 		if found := p.Judge(call(ok(40 * ms))); found != nil {
 			t.Fatalf("%+v", found)
 		}
+	}
+	for range 100 { // quick failures say nothing of how long such calls take
+		p.Judge(call(unavailable(ms)))
 	}
 	late.Now += int64(time.Second)
 	found := p.Judge(late)
