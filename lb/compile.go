@@ -118,11 +118,12 @@ type ground struct {
 	registry interface {
 		Endpoint(cluster, address string, o *upstream.Options) *upstream.Endpoint
 	}
-	shards   []*shard.Shard
-	snapshot *discovery.Snapshot // nil before the first
-	cfgName  string
-	policies *policies.Store                             // nil where nothing runs
-	said     func(discovery.Endpoint) *reflection.Result // nil where nothing runs
+	shards    []*shard.Shard
+	snapshot  *discovery.Snapshot // nil before the first
+	cfgName   string
+	policies  *policies.Store // nil where nothing runs
+	documents documents
+	said      func(discovery.Endpoint) *reflection.Result // nil where nothing runs
 }
 
 // compiler gathers the rules of one generation.
