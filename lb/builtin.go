@@ -15,10 +15,14 @@ import (
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 )
 
 // builtinName is the cluster and the address of the services that Trunkline answers itself.
 const builtinName = "trunkline"
+
+// builtinPolicies hold for them: none.
+var builtinPolicies = serviceconfig.Default()
 
 // builtin is a small gRPC server in memory, an endpoint like any other to the engine: on the listeners, the gRPC health
 // service for those who balance Trunkline itself, and reflection of all that is routed for everybody else (see reflector).

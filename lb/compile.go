@@ -22,7 +22,6 @@ import (
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
-	"github.com/trunkline/trunkline/policy/serviceconfig"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
@@ -39,15 +38,16 @@ func (s *Server) Apply(cfg *configv1.Config) error {
 	config.ApplyDefaults(cfg)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	oldCfg, oldSources := s.cfg, s.sources
-	if err := s.buildSources(cfg); err != nil {
+	oldCfg, oldSources, oldDocuments := s.cfg, s.sources, s.documents
+	if err := errors.Join(s.readPolicies(cfg), s.buildSources(cfg)); err != nil {
+		s.documents = oldDocuments
 		s.refuse(err)
 		return err
 	}
 	s.cfg = cfg
 	s.cfgNum++
 	if err := s.compile(); err != nil {
-		s.cfg, s.sources = oldCfg, oldSources
+		s.cfg, s.sources, s.documents = oldCfg, oldSources, oldDocuments
 		s.cfgNum--
 		s.refuse(err)
 		return errors.Join(err, s.buildSources(oldCfg))
@@ -55,6 +55,7 @@ func (s *Server) Apply(cfg *configv1.Config) error {
 	s.cfgAt = time.Now()
 	s.notes.refused, s.notes.refusedAt = "", time.Time{}
 	s.settings.Store(listenerSettings(cfg))
+	s.setOverload(cfg)
 	s.hub.Replace(s.sourceList())
 	for _, what := range needsRestart(oldCfg, cfg) {
 		s.log.Warn("this change needs a restart", "field", what)
@@ -83,7 +84,7 @@ func (s *Server) publish(snap *discovery.Snapshot) {
 // compile makes the generation of the configuration and the snapshot in force. s.mu is held.
 func (s *Server) compile() error {
 	c := newCompiler(&ground{registry: s.registry, shards: s.shards, snapshot: s.snapshot, cfgName: s.cfgName,
-		policies: s.policies, said: s.hub.Reflected}, s.cfg)
+		policies: s.policies, said: s.hub.Reflected, documents: s.documents}, s.cfg)
 	g, err := c.generation()
 	if err != nil {
 		return err
@@ -117,11 +118,12 @@ type ground struct {
 	registry interface {
 		Endpoint(cluster, address string, o *upstream.Options) *upstream.Endpoint
 	}
-	shards   []*shard.Shard
-	snapshot *discovery.Snapshot // nil before the first
-	cfgName  string
-	policies *policies.Store                             // nil where nothing runs
-	said     func(discovery.Endpoint) *reflection.Result // nil where nothing runs
+	shards    []*shard.Shard
+	snapshot  *discovery.Snapshot // nil before the first
+	cfgName   string
+	policies  *policies.Store // nil where nothing runs
+	documents documents
+	said      func(discovery.Endpoint) *reflection.Result // nil where nothing runs
 }
 
 // compiler gathers the rules of one generation.
@@ -171,7 +173,11 @@ func (c *compiler) generation() (*forward.Generation, error) {
 func (c *compiler) policy(name string) *policies.Cluster {
 	p := c.live[name]
 	if p == nil && c.s.policies != nil {
-		p = c.s.policies.Set(name, serviceconfig.Default())
+		live, shadow := c.s.documents.of(name)
+		if name == builtinName {
+			live, shadow = builtinPolicies, nil
+		}
+		p = c.s.policies.Set(name, live, shadow)
 		c.live[name] = p
 	}
 	return p
@@ -205,7 +211,8 @@ func (c *compiler) rulesOf() func(*forward.Target, string, string, bool) *polici
 }
 
 func (c *compiler) addCluster(cl *discovery.Cluster) {
-	st := &clusterState{cluster: cl, policy: config.LoadBalancingFor(c.cfg, cl.Name)}
+	live, _ := c.s.documents.of(cl.Name)
+	st := &clusterState{cluster: cl, policy: config.BalancerFor(c.cfg, cl.Name, live)}
 	opts := upstreamOptions(c.cfg, cl.Name)
 	for _, e := range cl.Endpoints {
 		ep := c.s.registry.Endpoint(cl.Name, e.Address, opts)
@@ -339,6 +346,7 @@ func needsRestart(old, cfg *configv1.Config) (fields []string) {
 	same("metrics", old.GetMetrics(), cfg.GetMetrics())
 	same("accessLog", old.GetAccessLog(), cfg.GetAccessLog())
 	same("log", old.GetLog(), cfg.GetLog())
+	same("decisions", old.GetDecisions(), cfg.GetDecisions())
 	same("discovery.reflection", old.GetDiscovery().GetReflection(), cfg.GetDiscovery().GetReflection())
 	return fields
 }

@@ -48,7 +48,11 @@ func Explain(cfg *configv1.Config, method, authority string) (*adminv1.ExplainRe
 	if err != nil {
 		return nil, err
 	}
-	c := newCompiler(&ground{registry: nowhere{}, snapshot: snap}, cfg)
+	live, _, err := config.ServiceConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := newCompiler(&ground{registry: nowhere{}, snapshot: snap, documents: documents{live: live}}, cfg)
 	g, err := c.generation()
 	if err != nil {
 		return nil, err

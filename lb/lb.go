@@ -24,10 +24,12 @@ import (
 	"github.com/trunkline/trunkline/lb/forward"
 	"github.com/trunkline/trunkline/lb/health"
 	"github.com/trunkline/trunkline/lb/listener"
+	"github.com/trunkline/trunkline/lb/overload"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/lb/upstream"
+	poverload "github.com/trunkline/trunkline/policy/overload"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
@@ -63,6 +65,7 @@ type Server struct {
 	policies   *policies.Store
 	keeper     *health.Keeper
 	books      decision.Books // by shard
+	overload   *overload.Monitor
 	hub        *hub.Hub
 	builtin    *builtin
 	ctx        context.Context // ends when Run is over
@@ -71,19 +74,21 @@ type Server struct {
 	gen      atomic.Pointer[forward.Generation]
 	settings atomic.Pointer[listener.Settings]
 	rejected atomic.Uint64 // configurations refused
+	shedAt   atomic.Pointer[poverload.Settings]
 
-	mu       sync.Mutex
-	cfg      *configv1.Config         // guarded by mu; with defaults
-	cfgName  string                   // guarded by mu
-	cfgAt    time.Time                // guarded by mu
-	cfgNum   uint64                   // guarded by mu: how many configurations were in force
-	sources  *sources                 // guarded by mu
-	snapshot *discovery.Snapshot      // guarded by mu; nil before the first
-	ready    bool                     // guarded by mu
-	changed  chan struct{}            // guarded by mu; closed at the next change
-	drained  chan struct{}            // guarded by mu; nil before Drain; closed when it has finished
-	targets  map[string]*clusterState // guarded by mu
-	notes    notes                    // for Status
+	mu        sync.Mutex
+	cfg       *configv1.Config         // guarded by mu; with defaults
+	cfgName   string                   // guarded by mu
+	cfgAt     time.Time                // guarded by mu
+	cfgNum    uint64                   // guarded by mu: how many configurations were in force
+	sources   *sources                 // guarded by mu
+	documents documents                // guarded by mu
+	snapshot  *discovery.Snapshot      // guarded by mu; nil before the first
+	ready     bool                     // guarded by mu
+	changed   chan struct{}            // guarded by mu; closed at the next change
+	drained   chan struct{}            // guarded by mu; nil before Drain; closed when it has finished
+	targets   map[string]*clusterState // guarded by mu
+	notes     notes                    // for Status
 }
 
 // New binds the listeners and the admin address and starts telemetry; Run does the rest. Errors name what could not be had.
@@ -111,8 +116,12 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	s.builtin = newBuiltin(newReflector(s.outlook, func(e discovery.Endpoint) *reflection.Result { return s.hub.Reflected(e) }))
 	s.policies = policies.NewStore(s.log, rand.Uint64())
+	settings := func() poverload.Settings { return *s.shedAt.Load() }
+	s.setOverload(o.Config)
+	s.overload = overload.Start(s.log, settings)
 	s.startShards()
-	if err := s.buildSources(o.Config); err != nil {
+	s.documents.stored = map[string]*document{}
+	if err := errors.Join(s.readPolicies(o.Config), s.buildSources(o.Config)); err != nil {
 		return nil, err
 	}
 	s.hub = hub.New(hub.Options{Logger: o.Logger, NoReflection: o.Config.GetDiscovery().GetReflection().GetDisabled(),
@@ -162,8 +171,8 @@ func (s *Server) startShards() {
 	handlers := make([]upstream.StreamHandler, n)
 	for i := range n {
 		sh := shard.New(i, s.started, uint64(s.started.UnixNano()))
-		book := decision.NewBook(1000/n, 1000/n, time.Second, forward.Lock(sh))
-		f := forward.New(sh, &s.gen, s.tel, s.log, forward.Options{Book: book, Tripped: s.keeper.Tripped})
+		book := s.newBook(n, sh)
+		f := forward.New(sh, &s.gen, s.tel, s.log, forward.Options{Book: book, Tripped: s.keeper.Tripped, Shedding: s.shedding})
 		s.books = append(s.books, book)
 		s.shards = append(s.shards, sh)
 		s.forwarders = append(s.forwarders, f)
@@ -278,6 +287,9 @@ func (s *Server) close() {
 	}
 	if s.admin != nil {
 		s.admin.Close()
+	}
+	if s.overload != nil {
+		s.overload.Stop()
 	}
 	if s.keeper != nil {
 		s.keeper.Close()

@@ -35,7 +35,7 @@ func (s *Server) buildSources(cfg *configv1.Config) error {
 	}
 	c := cfg.GetDiscovery().GetConsul()
 	if !proto.Equal(c, next.from) {
-		if next.consul, err = consulSources(c, s.log); err != nil {
+		if next.consul, err = consulSources(c, s.log, s.takeDocuments); err != nil {
 			return err
 		}
 		next.from = c
@@ -67,8 +67,9 @@ func staticClusters(cfg *configv1.Config) ([]*discovery.Cluster, error) {
 	return static.Clusters(defs)
 }
 
-// consulSources is one source per datacenter that is named, since a blocking query asks one.
-func consulSources(c *configv1.Consul, log *slog.Logger) ([]discovery.Source, error) {
+// consulSources is one source per datacenter that is named, since a blocking query asks one, and one for the policies in the
+// KV store, which take is given.
+func consulSources(c *configv1.Consul, log *slog.Logger, take func(map[string]consul.Document)) ([]discovery.Source, error) {
 	if c == nil {
 		return nil, nil
 	}
@@ -116,7 +117,11 @@ func consulSources(c *configv1.Consul, log *slog.Logger) ([]discovery.Source, er
 		}
 		list = append(list, src)
 	}
-	return list, nil
+	docs, err := consul.NewDocuments(base, consul.DocumentsPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("discovery.consul: %w", err)
+	}
+	return append(list, &documentSource{docs, take}), nil
 }
 
 // telemetryConfig maps what the configuration says of traces and the access log.

@@ -17,6 +17,9 @@ import (
 func (c *Call) admit() {
 	f, r := c.f, c.rules
 	c.canRepeat = r.Retry != nil || r.Hedge != nil
+	if r.Shadow != nil {
+		c.shadowKeys = r.Shadow.Keys(c.field, c.d.address())
+	}
 	if f.shedding != nil {
 		if why, pushback := f.shedding(); why != "" {
 			c.note(decision.Note{Kind: decision.NoteOverload, Text: why, Wait: pushback, Refused: true})
@@ -140,7 +143,7 @@ func (c *Call) answered(v *ratelimit.Verdict) {
 		return
 	}
 	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitGlobal)
-	r := refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeRateLimited, reason: "RATE_LIMITED", after: v.RetryAfter,
+	r := refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeRateLimited, reason: "RATE_LIMITED_GLOBALLY", after: v.RetryAfter,
 		message: "over the limit that the rate limit service keeps for domain " + g.Domain}
 	if v.Failed {
 		r.status, r.reason = grpc.Unavailable, "RATE_LIMIT_SERVICE"

@@ -131,7 +131,7 @@ func (a *Attempt) commit() {
 // true if the call goes on without it.
 func (a *Attempt) judged(b *session.Block) bool {
 	c := a.c
-	if !c.canRepeat {
+	if !c.canRepeat && c.rules.Shadow == nil {
 		return false
 	}
 	status, message := c.read(b)
@@ -146,6 +146,10 @@ func (a *Attempt) judged(b *session.Block) bool {
 		if h.ID == hpack.GrpcRetryPushbackMs {
 			fl.pushback.read(h.Value)
 		}
+	}
+	a.pushback = fl.pushback
+	if !c.canRepeat {
+		return false
 	}
 	if status == grpc.DeadlineExceeded && a.until != 0 && c.f.shard.Now() >= a.until-int64(time.Millisecond) {
 		// It watches the per-try timeout that we gave it, and was first.

@@ -37,10 +37,12 @@ type Attempt struct {
 	breaker, fallen      *breaker.Breaker // asked for it; nil: none
 	probe, probeOfFallen bool
 
-	rec   decision.Attempt // what is told of it
-	start int64            // shard time
-	sent  int64            // when it got a stream; 0: never
-	end   int64            // 0: not yet
+	rec      decision.Attempt // what is told of it
+	pushback pushback         // that came with its end
+	start    int64            // shard time
+	first    int64            // when the first frame of a response came; 0: none yet
+	sent     int64            // when it got a stream; 0: never
+	end      int64            // 0: not yet
 }
 
 // alive says whether something may still come of it.

@@ -74,6 +74,7 @@ type Call struct {
 	inject      []string          // name, value, ...: header fields that are set for the attempt
 	lastFailure failure           // of a hedged call: what it ends with if no other attempt follows
 	notes       []decision.Note   // nearly never any
+	shadowKeys  []string          // see policies.Shadow.Keys
 	limit       deadline.Decision // how long the call may take, and who said so
 	asked       int64             // the caller's grpc-timeout, nanoseconds; 0: none
 

@@ -46,6 +46,9 @@ func (f *Forwarder) tell(c *Call, end int64) {
 	}
 	f.rec.Record(r)
 	f.file(c, end, own)
+	if c.rules != nil && c.rules.Shadow != nil {
+		f.shade(c, end)
+	}
 	if f.tel.WantRecord(uint32(c.status), total, c.trace) {
 		f.tel.Export(c.fullRecord(end, up, own))
 	}

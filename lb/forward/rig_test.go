@@ -469,7 +469,7 @@ func (r *rig) use(addrs ...string) {
 	if g := r.gen.Load(); g != nil {
 		n = g.Number + 1
 	}
-	c := r.store.Set("c", r.policy)
+	c := r.store.Set("c", r.policy, nil)
 	r.gen.Store(&Generation{Number: n, Table: table, Limits: Limits{ReplayBytes: 64 << 10},
 		Rules: func(_ *Target, service, method string, known bool) *policies.Rules {
 			f := r.facts

@@ -36,6 +36,9 @@ func (a *Attempt) response(b *session.Block) {
 	c := a.c
 	f := c.f
 	c.seen = f.shard.Now()
+	if a.first == 0 {
+		a.first = c.seen
+	}
 	if b.TooLarge {
 		a.failed(failure{status: grpc.Internal, outcome: telemetry.OutcomeUpstreamProtocolError, reason: "RESPONSE_METADATA_TOO_LARGE",
 			message: "the response's metadata exceed the limit", evidence: retry.ByStatus, code: h2.Cancel, reset: true})

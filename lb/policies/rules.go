@@ -25,6 +25,7 @@ type Rules struct {
 	// Idempotent: an attempt may be repeated though it may have been processed; IdempotentWhy says for people who said so.
 	Idempotent    bool
 	IdempotentWhy string
+	Declared      bool // by the descriptors, before any policy overrides it
 	// Unary: the method is known to take and give one message, so that response headers alone tell its client nothing.
 	Unary bool
 	// Guarded: something has to be asked before a call is placed (rates, concurrency, a rate limit service).
@@ -36,6 +37,7 @@ type Rules struct {
 	Rates    []*Rate
 	Latency  *latency.Window // nil where nobody asks for it
 	Breakers *breaker.Table  // by endpoint and method; nil: none
+	Shadow   *Shadow         // nil: none
 }
 
 // Rate is one rate limit at work: exactly one of Bucket and Keyed is set.
@@ -62,9 +64,10 @@ type Cluster struct {
 	// Fallen counts the endpoints' own breakers (the roll-up) that are not closed.
 	Fallen *breaker.Table // nil: none
 
-	config *serviceconfig.Config
-	store  *Store
-	state  *state
+	config    *serviceconfig.Config
+	shadowing *shadowing // nil: none
+	store     *Store
+	state     *state
 }
 
 // Facts are what is known about a method beside the settings.

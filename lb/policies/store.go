@@ -14,6 +14,7 @@ import (
 	"github.com/trunkline/trunkline/policy/limit"
 	"github.com/trunkline/trunkline/policy/retry"
 	"github.com/trunkline/trunkline/policy/serviceconfig"
+	"github.com/trunkline/trunkline/policy/shadow"
 )
 
 // maxStrangers bounds the methods of one cluster that have state of their own though nobody vouches for them: a client can
@@ -32,13 +33,15 @@ type Store struct {
 	clusters map[string]*Cluster // guarded by mu; the newest of each name
 	stop     chan struct{}       // closed by Close
 	wg       sync.WaitGroup
-	// adjusting begins with the first adaptive limit.
-	adjusting sync.Once
+	// adjusting begins with the first adaptive limit, judging with the first shadow.
+	adjusting, judging sync.Once
+	jobs               chan job
+	unjudged           atomic.Uint64
 }
 
 // NewStore returns an empty store. The seed makes the places of rate limits' keys unpredictable. Close it.
 func NewStore(log *slog.Logger, seed uint64) *Store {
-	s := &Store{log: log, seed: seed, clusters: map[string]*Cluster{}, stop: make(chan struct{})}
+	s := &Store{log: log, seed: seed, clusters: map[string]*Cluster{}, stop: make(chan struct{}), jobs: make(chan job, maxJobs)}
 	return s
 }
 
@@ -69,18 +72,21 @@ type state struct {
 const maxTables = 64
 
 type methodState struct {
-	streams *limit.Concurrency
-	latency *latency.Window
-	rates   []*Rate
-	of      *serviceconfig.Method // whose settings streams and rates are made by
+	streams   *limit.Concurrency
+	latency   *latency.Window
+	rates     []*Rate
+	shadow    *shadow.Policy
+	beside    *serviceconfig.Method // whose settings shadow is made by
+	shadowing *shadowing
+	of        *serviceconfig.Method // whose settings streams and rates are made by
 }
 
-// Set puts settings in force for a cluster and returns it; the same ones change nothing.
-func (s *Store) Set(name string, cfg *serviceconfig.Config) *Cluster {
+// Set puts settings in force for a cluster and returns it; the same ones change nothing. shadow (nil: none) is only looked at.
+func (s *Store) Set(name string, cfg, shadow *serviceconfig.Config) *Cluster {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.clusters[name]
-	if old != nil && old.config == cfg {
+	if old != nil && old.config == cfg && old.shadow() == shadow {
 		return old
 	}
 	c := &Cluster{Name: name, Source: cfg.Source, Cluster: cfg.Cluster, config: cfg, store: s}
@@ -88,6 +94,10 @@ func (s *Store) Set(name string, cfg *serviceconfig.Config) *Cluster {
 		old = &Cluster{state: &state{methods: map[string]*methodState{}, breakers: map[breaker.Settings]*breaker.Table{}}, config: &serviceconfig.Config{}, Group: new(balance.Group)}
 	}
 	c.state, c.Group = old.state, old.Group
+	if shadow != nil {
+		c.shadowing = keep(old.shadowing, old.shadow() == shadow, func() *shadowing { return newShadowing(shadow) })
+		s.judging.Do(func() { s.wg.Go(s.judge) })
+	}
 	c.Budget = keep(old.Budget, old.RetryBudget == c.RetryBudget, func() *retry.Budget { return retry.NewBudget(c.RetryBudget) })
 	c.Hedges = keep(old.Hedges, old.HedgeBudget == c.HedgeBudget, func() *retry.Budget { return retry.NewBudget(c.HedgeBudget) })
 	if t := cfg.Throttle; t != nil {
@@ -144,13 +154,20 @@ func (c *Cluster) global(old *Cluster) {
 	c.Global = client
 }
 
+func (c *Cluster) shadow() *serviceconfig.Config {
+	if c.shadowing == nil {
+		return nil
+	}
+	return c.shadowing.config
+}
+
 // Config is the settings that are in force.
 func (c *Cluster) Config() *serviceconfig.Config { return c.config }
 
 // Rules returns what holds for a method. It takes a lock: once per method, shard and generation.
 func (c *Cluster) Rules(service, method string, f Facts) *Rules {
 	m := c.config.For(service, method)
-	r := &Rules{Method: m, Cluster: c, Full: service + "/" + method, Idempotent: f.Idempotent, Unary: f.Unary}
+	r := &Rules{Method: m, Cluster: c, Full: service + "/" + method, Idempotent: f.Idempotent, Declared: f.Idempotent, Unary: f.Unary}
 	switch {
 	case m.Idempotent != nil && *m.Idempotent:
 		r.Idempotent, r.IdempotentWhy = true, "declared by the policy "+m.Name+" of "+c.Source
@@ -164,6 +181,10 @@ func (c *Cluster) Rules(service, method string, f Facts) *Rules {
 		r.IdempotentWhy = "nobody declares it: the endpoints gave no descriptor, and no policy says so (trunkline.methodPolicy[].idempotent)"
 	}
 	c.attach(r, f)
+	if sh := c.shadowing; sh != nil {
+		m := sh.config.For(service, method)
+		r.Shadow = &Shadow{report: sh.report, rates: m.Rates, store: c.store, policy: c.state.shadowOf(r, m, sh, c.store.seed)}
+	}
 	r.Guarded = r.Streams != nil || len(r.Rates) > 0 || c.Streams != nil || c.Global != nil
 	r.Judged = c.Outlier != nil || r.Breakers != nil || c.Fallen != nil || r.Latency != nil || c.Gradient != nil
 	return r
@@ -218,6 +239,21 @@ func (c *Cluster) attach(r *Rules, f Facts) {
 			st.breakers[*m.Breaker] = r.Breakers
 		}
 	}
+}
+
+// shadowOf is the shadow of a method, the same one for all shards.
+func (st *state) shadowOf(r *Rules, m *serviceconfig.Method, sh *shadowing, seed uint64) *shadow.Policy {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	ms := st.methods[r.Full]
+	if ms == nil {
+		ms = st.methods[""]
+	}
+	if ms.shadow == nil || !reflect.DeepEqual(ms.beside, m) || ms.shadowing != sh {
+		ms.shadow = shadow.New(r.Method, m, shadow.Options{Retries: sh.retries, Hedges: sh.hedges, Throttle: sh.throttle, Seed: seed})
+		ms.beside, ms.shadowing = m, sh
+	}
+	return ms.shadow
 }
 
 func (s *Store) rates(list []serviceconfig.RateLimit) (out []*Rate) {
