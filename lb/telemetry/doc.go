@@ -44,6 +44,26 @@
 //	trunkline_cluster_endpoints{cluster}                endpoints in the snapshot in use
 //	trunkline_discovery_stale_seconds{cluster}          age of a snapshot whose source does not answer; 0 when fresh
 //	trunkline_discovery_lag_seconds                     last change: from seen by the source to used for picks
+//	trunkline_retries_total{cluster,reason}             attempts that followed a failed one, by why ("status", "refused", "never_sent", ...)
+//	trunkline_retries_denied_total{cluster,reason}      failed attempts that no other followed ("budget_exhausted", "not_idempotent", ...)
+//	trunkline_hedges_total{cluster}                     attempts sent beside one under way
+//	trunkline_hedges_denied_total{cluster,reason}       hedges that were due and not sent
+//	trunkline_limited_total{cluster,kind}               calls turned away: rate_limit, concurrency, queue, breaker, overload, ...
+//	trunkline_breaker_open{cluster,endpoint,method,state} 1 for each breaker that is open or half_open; method="" is the endpoint's roll-up; at most 1,000
+//	trunkline_breaker_opened_total{cluster}             times that a breaker opened
+//	trunkline_endpoint_healthy{cluster,endpoint}        0 if its active check fails
+//	trunkline_endpoint_ejected{cluster,endpoint}        1 if outlier detection has taken it out
+//	trunkline_endpoint_ejections_total{cluster,endpoint}
+//	trunkline_endpoint_warm{cluster,endpoint}           share of its weight while it warms up; 1 otherwise
+//	trunkline_cluster_panic{cluster}                    1 if too few endpoints are healthy and all are picked from
+//	trunkline_budget_tokens{cluster,budget}             what is left; budget is retry, hedge or throttle
+//	trunkline_concurrency_in_use{cluster,kind}          calls that count against a limit of calls at once
+//	trunkline_concurrency_limit{cluster,kind}           the limit; kind is cluster or adaptive
+//	trunkline_concurrency_waiting{cluster,kind}         calls that wait for a place
+//	trunkline_service_config_refused{cluster}           1 if the newest service config was refused and an older one is in force
+//	trunkline_shadow_calls_total{cluster}               calls compared with what the shadow policies would have done
+//	trunkline_shadow_differing_total{cluster,kind}      of these, whose outcome would have differed
+//	trunkline_overload_shedding                         1 while Trunkline is overloaded and refuses new calls
 //	trunkline_config_generation                         number of the configuration in use
 //	trunkline_config_rejected_total                     reloads refused as invalid
 //	trunkline_methods                                   methods that have series of their own
@@ -58,5 +78,5 @@
 // A sampled call is one SERVER span and one CLIENT span per attempt, named pkg.Service/Method, by the RPC semantic
 // conventions 1.43 (rpc.system.name, rpc.method fully qualified, rpc.response.status_code by name, error.type). The three
 // older names that dashboards still read, rpc.system, rpc.service and rpc.grpc.status_code, are set too. Trunkline's own
-// attributes begin with "trunkline.". What goes upstream is the attempt's context; tracestate and baggage pass untouched.
+// attributes begin with "trunkline.". The SERVER span has an event for each decision: lb.pick, lb.retry, lb.hedge, lb.reject. What goes upstream is the attempt's context; tracestate and baggage pass untouched.
 package telemetry

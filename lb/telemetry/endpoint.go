@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 )
@@ -72,28 +71,4 @@ func (s *endpoints) all() []*Endpoint {
 		return cmp.Or(cmp.Compare(a.key.cluster, b.key.cluster), cmp.Compare(a.key.address, b.key.address))
 	})
 	return list
-}
-
-// Gauges are the numbers of the whole process that are read when somebody looks.
-type Gauges struct {
-	DownstreamConnections int64         // open client connections
-	ConfigGeneration      uint64        // number of the configuration in use
-	ConfigRejected        uint64        // reloads refused as invalid, ever
-	DiscoveryLag          time.Duration // of the last change: from seen by the source to used for picks
-	Clusters              []ClusterGauges
-}
-
-// ClusterGauges are the numbers of one cluster. Names are unique; of a second of the same name nothing is shown.
-type ClusterGauges struct {
-	Name      string
-	Endpoints int           // in the snapshot in use
-	Stale     time.Duration // age of the snapshot if its source does not answer; 0 when fresh
-}
-
-// Observe adds a function that fills in its part of the gauges at each scrape: sets its own fields, appends its clusters.
-// It is called from the scrape's goroutine with no lock of this package held.
-func (t *Telemetry) Observe(fill func(*Gauges)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.observers = append(t.observers, fill)
 }

@@ -34,6 +34,12 @@ func full(t *testing.T) *Telemetry {
 		if shard == 0 {
 			r.Start(ping)
 		}
+		r.Retried("echo", "status")
+		r.RetryDenied("echo", "budget_exhausted")
+		r.Hedged("echo")
+		r.HedgeDenied("echo", "not_idempotent")
+		r.Limited("echo", LimitBreaker)
+		r.Limited("", LimitOverload)
 	}
 	for i, address := range []string{"10.0.0.1:7001", "10.0.0.2:7001"} {
 		e := tel.Endpoint("echo", address)
@@ -51,7 +57,13 @@ func full(t *testing.T) *Telemetry {
 	})
 	tel.Observe(func(g *Gauges) {
 		g.DiscoveryLag = 150 * time.Millisecond
-		g.Clusters = append(g.Clusters, ClusterGauges{Name: "echo", Endpoints: 2, Stale: 3 * time.Second}, ClusterGauges{Name: "echo", Endpoints: 9})
+		g.Clusters = append(g.Clusters, ClusterGauges{Name: "echo", Endpoints: 2, Stale: 3 * time.Second, Panic: true, ConfigError: true, BreakerOpened: 3,
+			Breakers: []BreakerGauges{{Endpoint: "10.0.0.2:7001", Method: "pkg.Echo/Ping"}, {Endpoint: "10.0.0.1:7001", HalfOpen: true}},
+			Health:   []HealthGauges{{Endpoint: "10.0.0.1:7001", Healthy: true, Warm: 0.25}, {Endpoint: "10.0.0.2:7001", Ejected: true, Ejections: 2, Warm: 1}},
+			Budgets:  []BudgetGauges{{Name: "retry", Tokens: 9.5}},
+			Limits:   []LimitGauges{{Kind: "cluster", InUse: 7, Limit: 10, Waiting: 1}},
+			Shadow:   &ShadowGauges{Calls: 100, Differ: []ShadowCount{{Kind: "deadline", Calls: 4}}},
+		}, ClusterGauges{Name: "echo", Endpoints: 9, Breakers: []BreakerGauges{{Endpoint: "nobody"}}})
 	})
 	return tel
 }
@@ -101,7 +113,7 @@ func TestMetricNamesFollowTheConventionsAndTheDocListsThemAll(t *testing.T) {
 	}
 	name := regexp.MustCompile(`^trunkline_[a-z]+(_[a-z]+)*$`)
 	label := regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
-	allowed := []string{"method", "status", "origin", "outcome", "direction", "cluster", "endpoint", "reason"}
+	allowed := []string{"method", "status", "origin", "outcome", "direction", "cluster", "endpoint", "reason", "kind", "state", "budget"}
 	shown := map[string]string{} // name -> its labels, sorted
 	for n, f := range families {
 		if strings.HasPrefix(n, "go_") || strings.HasPrefix(n, "process_") || strings.HasPrefix(n, "promhttp_") || n == "target_info" {

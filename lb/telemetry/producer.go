@@ -19,6 +19,7 @@ type producer struct{ t *Telemetry }
 func (p producer) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 	m := &page{start: p.t.started, now: time.Now()}
 	p.t.produceMethods(m)
+	p.t.producePolicies(m)
 	p.t.produceEndpoints(m)
 	p.t.produceGauges(m)
 	return []metricdata.ScopeMetrics{{
@@ -118,20 +119,9 @@ func (t *Telemetry) produceGauges(m *page) {
 	for _, fill := range observers {
 		fill(&g)
 	}
-	var size []metricdata.DataPoint[int64]
-	var stale []metricdata.DataPoint[float64]
-	seen := make(map[string]bool, len(g.Clusters))
-	for _, c := range g.Clusters {
-		if name := valid(c.Name); !seen[name] {
-			seen[name] = true
-			set := attribute.NewSet(attribute.String("cluster", name))
-			size = append(size, m.point(set, int64(c.Endpoints)))
-			stale = append(stale, m.seconds(set, c.Stale))
-		}
-	}
 	m.gauge("downstream.connections", "{connection}", "Open client connections.", m.single(g.DownstreamConnections))
-	m.gauge("cluster.endpoints", "{endpoint}", "Endpoints in the snapshot in use.", size)
-	m.gaugeSeconds("discovery.stale", "Age of a snapshot whose source does not answer; 0 when fresh.", stale)
+	m.gauge("overload.shedding", "{process}", "1 while Trunkline is overloaded and refuses new calls, else 0.", m.single(bit(g.Shedding)))
+	m.clusters(g.Clusters)
 	m.gaugeSeconds("discovery.lag", "Last change: from seen by the source to used for picks.",
 		[]metricdata.DataPoint[float64]{m.seconds(*attribute.EmptySet(), g.DiscoveryLag)})
 	m.gauge("config.generation", "{generation}", "Number of the configuration in use.", m.single(int64(g.ConfigGeneration)))
@@ -159,6 +149,10 @@ func (m *page) point(set attribute.Set, v int64) metricdata.DataPoint[int64] {
 
 func (m *page) seconds(set attribute.Set, v time.Duration) metricdata.DataPoint[float64] {
 	return metricdata.DataPoint[float64]{Attributes: set, StartTime: m.start, Time: m.now, Value: v.Seconds()}
+}
+
+func (m *page) number(set attribute.Set, v float64) metricdata.DataPoint[float64] {
+	return metricdata.DataPoint[float64]{Attributes: set, StartTime: m.start, Time: m.now, Value: v}
 }
 
 func (m *page) single(v int64) []metricdata.DataPoint[int64] {
@@ -194,6 +188,10 @@ func (m *page) gauge(name, unit, help string, points []metricdata.DataPoint[int6
 
 func (m *page) gaugeSeconds(name, help string, points []metricdata.DataPoint[float64]) {
 	m.add(name, "s", help, len(points), metricdata.Gauge[float64]{DataPoints: points})
+}
+
+func (m *page) gaugeNumber(name, help string, points []metricdata.DataPoint[float64]) {
+	m.add(name, "", help, len(points), metricdata.Gauge[float64]{DataPoints: points})
 }
 
 func (m *page) histograms(name, help string, points []metricdata.HistogramDataPoint[float64]) {

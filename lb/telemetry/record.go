@@ -3,6 +3,8 @@ package telemetry
 import (
 	"context"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
 )
 
 // CallRecord is all there is to say about a finished call that somebody wants to see. It and what it points to belong to
@@ -27,6 +29,7 @@ type CallRecord struct {
 	Local         bool   // Trunkline made the reply
 	Outcome       Outcome
 	Attempts      []AttemptRecord // in the order of [Trace.StartAttempt]
+	Events        []Event         // of the SERVER span, in the order of time
 
 	MessagesIn, MessagesOut uint32
 	BytesIn, BytesOut       uint64
@@ -42,7 +45,25 @@ type AttemptRecord struct {
 	StatusMessage string
 	Outcome       Outcome
 	Evidence      string // of a failure: never sent, refused, status, ambiguous; "" if it did not fail
+	Kind          string // why it was made: first, retry, hedge, redispatch; "" is not told
+	Why           string // what was decided after it failed: retry.Why's code; "" is not told
 }
+
+// Event is a moment of a call at which something was decided.
+type Event struct {
+	Name    string // one of the Event* names
+	At      time.Time
+	Attempt int                  // index of the attempt that it is about; -1: the call as a whole
+	Attrs   []attribute.KeyValue // names under "trunkline."
+}
+
+// The names of events.
+const (
+	EventPick   = "lb.pick"   // an endpoint was picked for an attempt
+	EventRetry  = "lb.retry"  // an attempt failed, and it was decided whether another follows
+	EventHedge  = "lb.hedge"  // it was decided whether an attempt is sent beside one under way
+	EventReject = "lb.reject" // a limit, a breaker or the like turned the call, or an attempt, away
+)
 
 // fullMethod returns "pkg.Service/Method", or what stands in its place when the client sent no such path.
 func (rec *CallRecord) fullMethod() string {

@@ -138,12 +138,15 @@ type Recorder struct {
 	added    *bounds          // set once in NewRecorder
 	blocks   []*block         // by Method.index, nil where nothing happened yet; guarded by the shard
 	outcomes [outcomes]uint64 // guarded by the shard
+
+	policies  []*policyBlock          // in the order of first sight; guarded by the shard
+	byCluster map[string]*policyBlock // guarded by the shard
 }
 
 // NewRecorder returns the recorder of a shard whose lock is lock. The scrape takes the lock for less than a microsecond at
 // a time. A recorder lives as long as its Telemetry.
 func (t *Telemetry) NewRecorder(lock sync.Locker) *Recorder {
-	r := &Recorder{lock: lock, other: t.methods.other, call: t.callBounds, added: t.addedBounds}
+	r := &Recorder{lock: lock, other: t.methods.other, call: t.callBounds, added: t.addedBounds, byCluster: map[string]*policyBlock{}}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.recorders = append(t.recorders, r)

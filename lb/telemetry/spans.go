@@ -41,6 +41,14 @@ func (tc *tracing) build(rec *CallRecord) {
 	ctx, server := tc.tracer.Start(context.WithValue(ctx, idsKey{}, ids{tr.traceID, tr.span}), name,
 		trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(rec.Start),
 		trace.WithAttributes(rpc...), trace.WithAttributes(serverAttributes(rec)...))
+	for i := range rec.Events {
+		e := &rec.Events[i]
+		list := clipAll(e.Attrs)
+		if e.Attempt >= 0 {
+			list = append(list, attribute.Int("trunkline.attempt", e.Attempt))
+		}
+		server.AddEvent(e.Name, trace.WithTimestamp(e.At), trace.WithAttributes(list...))
+	}
 	finishSpan(server, rec.Status, rec.StatusMessage, serverFault(rec.Status))
 	for i := range rec.Attempts {
 		a := &rec.Attempts[i]
@@ -89,9 +97,23 @@ func clientAttributes(rec *CallRecord, a *AttemptRecord, index int) []attribute.
 	list = text(list, "trunkline.endpoint", a.Endpoint)
 	list = text(list, "trunkline.pick.reason", a.PickReason)
 	list = text(list, "trunkline.attempt.evidence", a.Evidence)
+	list = text(list, "trunkline.attempt.kind", a.Kind)
+	list = text(list, "trunkline.attempt.decision", a.Why)
 	return append(list,
 		attribute.Int("trunkline.attempt", index),
 		attribute.String("trunkline.outcome", a.Outcome.String()))
+}
+
+// clipAll is text for attributes that somebody else made.
+func clipAll(in []attribute.KeyValue) []attribute.KeyValue {
+	list := make([]attribute.KeyValue, 0, len(in)+1)
+	for _, kv := range in {
+		if kv.Value.Type() == attribute.STRING {
+			kv = kv.Key.String(clip(kv.Value.AsString()))
+		}
+		list = append(list, kv)
+	}
+	return list
 }
 
 // finishSpan sets status and error by the conventions: what is not an error leaves the span's status unset.

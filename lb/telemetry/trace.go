@@ -92,6 +92,18 @@ func (tc *tracing) extract(h func(string) string) (ctx context.Context, sc trace
 // TraceID returns the trace's id, 32 hex digits.
 func (tr *Trace) TraceID() string { return tr.traceID.String() }
 
+// ID returns the trace's id.
+func (tr *Trace) ID() [16]byte { return tr.traceID }
+
+// ParseTraceID returns the trace id of a traceparent, for calls that are not sampled, too; not ok if it is none.
+func ParseTraceID(traceparent string) (id [16]byte, ok bool) {
+	if traceparent == "" {
+		return id, false
+	}
+	id, _, _, ok = parseTraceparent(traceparent)
+	return id, ok
+}
+
 // StartAttempt gives the next attempt its span id and returns its index: 0, 1, ... in the order of CallRecord.Attempts.
 func (tr *Trace) StartAttempt() (index int) {
 	tr.attempts = append(tr.attempts, newSpanID())
