@@ -298,7 +298,7 @@ func (d *Decision) endedByFailure(e *ending) {
 // decided is the retry decision after a; if nobody asked for one, the reason for that.
 func (d *Decision) decided(a *Attempt) retry.Why {
 	switch {
-	case a.Why != retry.WhyNone || a.Evidence == retry.EvidenceNone && a.Outcome != telemetry.OutcomeOK:
+	case a.Why != retry.WhyNone || a.Outcome != telemetry.OutcomeOK: // else it answered, and its answer was relayed
 		return a.Why
 	case !d.Retries && !d.Hedges:
 		return retry.NoPolicy
