@@ -69,8 +69,11 @@ type Facts struct {
 	Retries    bool // the policy has a retryPolicy
 	Hedges     bool // the policy has a hedgingPolicy
 	Idempotent bool // by the policy or the descriptors
-	Committed  bool // the response had begun: no further attempt was possible
-	Previous   uint16
+	// IdempotentWhy says who declares it or denies it, or that nobody does: "declared by idempotency_level ..."; optional.
+	IdempotentWhy string
+
+	Committed bool // the response had begun: no further attempt was possible
+	Previous  uint16
 
 	MessagesIn, MessagesOut uint32
 	BytesIn, BytesOut       uint64
@@ -125,7 +128,7 @@ type Attempt struct {
 	Start    time.Duration // picked
 	Sent     time.Duration // its stream was opened; 0: it never was
 	End      time.Duration
-	Wait     time.Duration // backoff or hedging delay before it
+	Wait     time.Duration // backoff or hedging delay before it; 0: told from the times
 	Given    time.Duration // the time it was given, min(per-try, remaining); 0: no limit
 	PerTry   time.Duration // the policy's per-try timeout; 0: none
 	Status   grpc.Status

@@ -34,7 +34,7 @@ func (d *Decision) ending() (e ending) {
 		d.endedByClient(&e)
 	case note != nil:
 		d.endedByNote(&e, note)
-	case d.Local && d.Status == grpc.DeadlineExceeded:
+	case d.Status == grpc.DeadlineExceeded && (d.Local || d.Limit > 0 && d.Limit-d.Took < d.Limit/10):
 		d.endedByDeadline(&e)
 	case d.Outcome == telemetry.OutcomeNoRoute:
 		d.endedWithoutRoute(&e)
@@ -72,7 +72,7 @@ func (d *Decision) turnedAway() *Note {
 		n := &d.Notes()[i]
 		switch n.Kind {
 		case NoteRateLimit, NoteGlobalLimit, NoteConcurrency, NoteAdaptive, NoteQueue, NoteBreaker, NoteOverload, NoteMessageSize, NoteHopeless, NoteIdle, NoteDrain:
-			if n.Refused {
+			if n.Refused || n.Kind == NoteQueue && d.Reason == "QUEUE_TIMEOUT" {
 				return n
 			}
 		}
@@ -141,7 +141,7 @@ func (d *Decision) endedWell(e *ending) {
 			}
 		}
 		if w.Kind == Hedge {
-			e.say("%s had not answered within %s, so a copy of the call was sent to %s, which answered first: the caller had its answer after %s.", slow, span(w.Wait), w.Endpoint, span(d.Took))
+			e.say("%s had not answered within %s, so a copy of the call was sent to %s, which answered first: the caller had its answer after %s.", slow, span(d.waitBefore(d.index(w))), w.Endpoint, span(d.Took))
 			e.advise("If %s is slow often, look at it; trunkline.cluster.outlierDetection.latency takes such an endpoint out by itself.", slow)
 		} else {
 			e.say("%s had not answered within the hedging delay, so a copy of the call was sent beside; %s was first after all.", w.Endpoint, w.Endpoint)
@@ -150,6 +150,16 @@ func (d *Decision) endedWell(e *ending) {
 	default:
 		e.say("%s answered, at attempt %d.", w.Endpoint, d.Tried())
 	}
+}
+
+// index is the place of an attempt of d.
+func (d *Decision) index(a *Attempt) int {
+	for i := range d.Attempts() {
+		if &d.Attempts()[i] == a {
+			return i
+		}
+	}
+	return 0
 }
 
 func (d *Decision) endedByClient(e *ending) {
@@ -183,7 +193,7 @@ func (d *Decision) endedByDeadline(e *ending) {
 	}
 	a := d.latest()
 	switch {
-	case d.HasReceived && d.Received <= 0:
+	case d.HasReceived && d.Received <= 1:
 		e.say("The call arrived with no time left: the caller's deadline had passed on the way.")
 		e.advise("Look at the caller: it sent a call that it had no time for.")
 		return
@@ -274,17 +284,38 @@ func (d *Decision) endedByFailure(e *ending) {
 		e.advise("%v is an answer about the call rather than a fault of the endpoint: look at what the caller asked for.", d.Status)
 		return
 	}
-	if s := a.Why.String(); s != "" && a.Why != retry.NoFailure {
+	why := d.decided(a)
+	if why != retry.WhyNone && why != retry.NoFailure {
 		e.say(" It was %s.", d.whyNot(a))
 	}
 	d.adviseEndpoints(e)
-	d.adviseRetry(e, a)
+	if strings.Contains(a.failed(), "per-try timeout") {
+		e.advise("If one attempt may take longer, raise trunkline.methodPolicy[].perTryTimeout in %s.", d.policy())
+	}
+	d.adviseRetry(e, a, why)
+}
+
+// decided is the retry decision after a; if nobody asked for one, the reason for that.
+func (d *Decision) decided(a *Attempt) retry.Why {
+	switch {
+	case a.Why != retry.WhyNone || a.Outcome != telemetry.OutcomeOK: // else it answered, and its answer was relayed
+		return a.Why
+	case !d.Retries && !d.Hedges:
+		return retry.NoPolicy
+	case d.Committed:
+		return retry.NoCommit
+	}
+	return retry.WhyNone
 }
 
 // whyNot is the retry decision after a, with its numbers.
 func (d *Decision) whyNot(a *Attempt) string {
-	switch a.Why {
+	why := d.decided(a)
+	switch why {
 	case retry.NoStatus:
+		if d.Hedges && !d.Retries {
+			return fmt.Sprintf("not sent again: the hedgingPolicy of %s does not list %v among its nonFatalStatusCodes, so it is the call's answer", d.policy(), a.Status)
+		}
 		return fmt.Sprintf("not retried: the retryPolicy of %s does not list %v among its retryableStatusCodes", d.policy(), a.Status)
 	case retry.NoAttempts:
 		s := fmt.Sprintf("not retried again: %s are all that the retryPolicy allows", count(d.Tried(), "attempt"))
@@ -307,7 +338,7 @@ func (d *Decision) whyNot(a *Attempt) string {
 	case retry.NoTime:
 		return fmt.Sprintf("not retried: of its %s only %s were left, less than the wait before a retry", span(d.Limit), span(max(0, d.Limit-a.End)))
 	}
-	return a.Why.String()
+	return why.String()
 }
 
 // noted1 is the latest note of a kind; nil if there is none.
@@ -342,11 +373,15 @@ func (d *Decision) adviseEndpoints(e *ending) {
 }
 
 // adviseRetry says what would have had the call retried after a.
-func (d *Decision) adviseRetry(e *ending, a *Attempt) {
-	switch a.Why {
+func (d *Decision) adviseRetry(e *ending, a *Attempt, why retry.Why) {
+	switch why {
 	case retry.NoPolicy:
 		e.advise("To have such failures retried, give the method a methodConfig[].retryPolicy that lists %v among its retryableStatusCodes.", retryAs(a))
 	case retry.NoStatus:
+		if d.Hedges && !d.Retries {
+			e.advise("If other copies may still succeed after it, list %v in methodConfig[].hedgingPolicy.nonFatalStatusCodes of %s.", a.Status, d.policy())
+			return
+		}
 		e.advise("To have such failures retried, list %v in methodConfig[].retryPolicy.retryableStatusCodes of %s.", retryAs(a), d.policy())
 	case retry.NoIdempotency:
 		e.advise("If the method may be executed twice, declare it: trunkline.methodPolicy[].idempotent: true, or idempotency_level in its .proto. Trunkline then retries such a failure.")
@@ -483,7 +518,7 @@ func (d *Decision) clusterName() string {
 // concurrencyKey is where a limit of calls at once is set.
 func concurrencyKey(name string) string {
 	switch {
-	case strings.HasPrefix(name, "endpoint "):
+	case strings.HasPrefix(name, "endpoint "), strings.HasPrefix(name, "every endpoint "):
 		return "trunkline.cluster.concurrency.maxStreamsPerEndpoint"
 	case strings.HasPrefix(name, "method "):
 		return "trunkline.methodPolicy[].maxStreams"

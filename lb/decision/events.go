@@ -24,7 +24,7 @@ func (d *Decision) Events() []telemetry.Event {
 		a := &d.Attempts()[i]
 		n := d.number(i) - 1
 		if a.Kind == Hedge {
-			add(telemetry.EventHedge, a.Start, n, attribute.Bool("trunkline.hedge.sent", true), millis("trunkline.wait_ms", a.Wait))
+			add(telemetry.EventHedge, a.Start, n, attribute.Bool("trunkline.hedge.sent", true), millis("trunkline.wait_ms", d.waitBefore(i)))
 		}
 		attrs := []attribute.KeyValue{
 			attribute.String("trunkline.endpoint", a.Endpoint), attribute.String("trunkline.pick.reason", a.Pick.String()),

@@ -158,25 +158,28 @@ func (t *teller) where(o Around) {
 		s += ", balanced by " + d.Balancer
 	}
 	t.line(SectionWhere, "%s", s)
-	if d.Policy == "" {
-		t.line(SectionWhere, "policy: none holds for the method")
-		return
-	}
 	var has []string
 	add := func(yes bool, what string) {
 		if yes {
 			has = append(has, what)
 		}
 	}
+	if d.PolicyFrom == "" && d.Timeout == 0 && !d.Retries && !d.Hedges {
+		t.line(SectionWhere, "policy: none holds for the method")
+		return
+	}
 	add(d.Timeout > 0, "timeout "+span(d.Timeout))
 	add(d.Retries, "retries")
 	add(d.Hedges, "hedging")
-	add(d.Idempotent, "declared idempotent")
+	add(d.Idempotent, "idempotent")
 	s = "policy: " + d.policy()
 	if len(has) > 0 {
 		s += ": " + strings.Join(has, ", ")
 	}
 	t.line(SectionWhere, "%s", s)
+	if d.IdempotentWhy != "" && (d.Retries || d.Hedges) {
+		t.detail("may it be executed twice? %s", d.IdempotentWhy)
+	}
 }
 
 // maxRules bounds the rules that are named for not matching.
@@ -184,7 +187,7 @@ const maxRules = 8
 
 // policy names the policy in force, for a sentence.
 func (d *Decision) policy() string {
-	if d.Policy == "" {
+	if d.Policy == "" || d.PolicyFrom == "" {
 		return "the service config"
 	}
 	s := "\"" + d.Policy + "\""
@@ -227,6 +230,9 @@ func (t *teller) story() {
 		last.lines = []string{"Trunkline ended the call with " + d.Status.String()}
 	default:
 		last.lines = []string{"the caller had the endpoint's answer, with status " + d.Status.String()}
+	}
+	for _, m := range ms { // an attempt may be closed a moment after the reply
+		last.at = max(last.at, m.at)
 	}
 	ms = append(ms, last)
 	slices.SortStableFunc(ms, func(a, b moment) int { return int(max(-1, min(1, a.at-b.at))) })
@@ -351,10 +357,26 @@ func (d *Decision) why(a *Attempt) string {
 
 // waitAfter is how long the retry that followed attempt i was put off.
 func (d *Decision) waitAfter(i int) time.Duration {
-	for _, a := range d.Attempts()[i+1:] {
+	for j, a := range d.Attempts()[i+1:] {
 		if a.Kind == Retry && a.Start >= d.Attempts()[i].End {
-			return a.Wait
+			return d.waitBefore(i + 1 + j)
 		}
+	}
+	return 0
+}
+
+// waitBefore is the backoff, or the hedging delay, before attempt i; told from the times if nobody noted it.
+func (d *Decision) waitBefore(i int) time.Duration {
+	a := &d.Attempts()[i]
+	if a.Wait > 0 || i == 0 {
+		return a.Wait
+	}
+	before := &d.Attempts()[i-1]
+	switch a.Kind {
+	case Retry:
+		return max(0, a.Start-before.End)
+	case Hedge:
+		return max(0, a.Start-before.Start)
 	}
 	return 0
 }
@@ -405,8 +427,8 @@ func (t *teller) deadline() {
 
 func (d *Decision) waited() (sum time.Duration) {
 	for i := range d.Attempts() {
-		if a := &d.Attempts()[i]; a.Kind == Retry {
-			sum += a.Wait
+		if d.Attempts()[i].Kind == Retry {
+			sum += d.waitBefore(i)
 		}
 	}
 	return sum

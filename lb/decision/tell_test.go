@@ -106,6 +106,32 @@ func stories() map[string]*Decision {
 		"the connection to endpoint 10.0.0.3:7001 was lost while waiting for the response of 10.0.0.3:7001: EOF").try(after(lost, retry.NoIdempotency), loads(1, 1, 0)...)
 	all["not_idempotent"].Retries = true
 
+	all["not_idempotent"].IdempotentWhy = "the endpoints' descriptors do not declare it (idempotency_level), nor does a policy (trunkline.methodPolicy[].idempotent)"
+
+	// What the engine leaves out is told all the same.
+	d = call(grpc.OK, 60*ms).try(after(unavailable, retry.RetryStatus)).try(late(ok, Retry, 32*ms, 60*ms, 0))
+	d.Retries = true
+	all["retried_without_waits"] = d
+	plain := unavailable
+	plain.Evidence = retry.EvidenceNone
+	all["status_without_evidence"] = call(grpc.Unavailable, 12*ms).try(plain)
+	all["status_without_evidence"].PolicyFrom, all["status_without_evidence"].Policy = "", "default"
+	all["committed"] = call(grpc.Unavailable, 12*ms).try(plain)
+	all["committed"].Retries, all["committed"].Committed = true, true
+	all["queue_timeout_noted_on_leaving"] = call(grpc.Unavailable, time.Second).own(telemetry.OutcomeUpstreamOverflow, "QUEUE_TIMEOUT", "no place became free in cluster shop: the call waited 1s in the queue").
+		note(Note{Kind: NoteConcurrency, Name: "cluster shop", A: 100, B: 100, Attempt: -1}).note(Note{Kind: NoteQueue, Name: "shop", A: 3, B: 50, Wait: time.Second, At: time.Second})
+	fatal := unavailable
+	fatal.Status = grpc.Internal
+	all["hedging_fatal"] = call(grpc.Internal, 12*ms).try(after(fatal, retry.NoStatus))
+	all["hedging_fatal"].Hedges, all["hedging_fatal"].Idempotent = true, true
+	cut := late(lost, First, ms/20, 250*ms+ms/20, 0)
+	cut.PerTry, cut.Given, cut.TimedOut, cut.Outcome = 250*ms, 250*ms, true, telemetry.OutcomeUpstreamTimeout
+	all["per_try_timeout"] = call(grpc.Unavailable, 250*ms).own(telemetry.OutcomeUpstreamTimeout, "PER_TRY_TIMEOUT", "endpoint 10.0.0.3:7001 did not answer within 250ms").try(after(cut, retry.NoIdempotency))
+	all["per_try_timeout"].Retries = true
+	expired := late(unavailable, First, ms/20, 1999*ms, 0)
+	expired.Status, expired.Evidence = grpc.DeadlineExceeded, retry.ByStatus
+	all["deadline_told_by_the_endpoint"] = call(grpc.DeadlineExceeded, 1999*ms).try(after(expired, retry.NoPolicy))
+
 	all["retry_budget_empty"] = call(grpc.Unavailable, 12*ms).try(after(unavailable, retry.NoBudget), loads(1, 1, 0)...).
 		note(Note{Kind: NoteBudget, Name: "shop", A: 400, At: 12 * ms, Refused: true, Attempt: 0})
 	all["retry_throttled"] = call(grpc.Unavailable, 12*ms).try(after(unavailable, retry.NoThrottle)).
@@ -307,7 +333,7 @@ func TestAnyRecordCanBeTold(t *testing.T) {
 }
 
 func TestAdviceNamesOnlyKeysThatExist(t *testing.T) {
-	known := strings.Fields(`methodConfig timeout retryPolicy maxAttempts retryableStatusCodes initialBackoff hedgingPolicy hedgingDelay
+	known := strings.Fields(`methodConfig timeout retryPolicy maxAttempts retryableStatusCodes initialBackoff hedgingPolicy hedgingDelay nonFatalStatusCodes
 		maxRequestMessageBytes maxResponseMessageBytes retryThrottling maxTokens tokenRatio trunkline methodPolicy idempotent perTryTimeout idleTimeout
 		refuseHopeless replayBytes maxStreams breaker hedging delayPercentile rateLimits requestsPerSecond burst cluster retryBudget
 		hedgeBudget ratio concurrency maxPending pendingTimeout maxStreamsPerEndpoint outlierDetection latency panicShare adaptiveConcurrency min tolerance

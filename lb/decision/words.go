@@ -121,13 +121,13 @@ func picked(r balance.Reason) string {
 // failed says how an attempt failed, the endpoint being the subject: "answered UNAVAILABLE".
 func (a *Attempt) failed() string {
 	switch {
-	case a.TimedOut:
+	case a.TimedOut || a.Outcome == telemetry.OutcomeUpstreamTimeout && a.PerTry > 0 && a.Sent > 0 && a.End-a.Sent >= a.PerTry:
 		return "did not answer within its per-try timeout of " + span(a.PerTry)
 	case a.Evidence == retry.NeverSent:
 		return "could not be reached, so the call was never sent to it"
 	case a.Evidence == retry.Refused:
 		return "refused the call unprocessed"
-	case a.Evidence == retry.ByStatus:
+	case a.Evidence == retry.ByStatus, a.Outcome == telemetry.OutcomeOK && a.Status != grpc.OK:
 		return "answered " + a.Status.String()
 	}
 	switch a.Outcome {
@@ -223,7 +223,7 @@ func (n *Note) String() string {
 	case NoteAdaptive:
 		return fmt.Sprintf("adaptive limit of calls at once on %s: %d of %d in use%s; it shrinks when the endpoints get slower", n.Name, n.A, n.B, refused(", so there is no place", ""))
 	case NoteQueue:
-		s := fmt.Sprintf("queue for a place on cluster %s: %s waiting before this call", n.Name, count(int(n.A), "call"))
+		s := fmt.Sprintf("queue for a place on cluster %s, with %s waiting", n.Name, count(int(n.A), "other call"))
 		if n.B > 0 {
 			s += fmt.Sprintf(" (%d may)", n.B)
 		}

@@ -138,7 +138,7 @@ func (m *Monitor) look(w *watch) {
 		}
 		s.MemoryBytes, from = w.limitBytes, w.limitFrom
 	}
-	now = w.learn(s, now)
+	now = w.learn(s, now, m.shedding.Load())
 	facts := overload.Facts{Memory: now.kept, QueueDelay: now.queue}
 	if wall := now.at.Sub(w.last.at); wall > 0 && now.cores > 0 {
 		facts.CPUShare = float64(now.cpu-w.last.cpu) / float64(wall) / float64(now.cores)
@@ -172,8 +172,11 @@ func (m *Monitor) look(w *watch) {
 // it is out of date in both directions: all that was allocated since may be live (without GOMEMLIMIT the collector waits until
 // the heap has doubled, past what a cgroup allows), and once new calls are refused and nothing is allocated no collection
 // would come to see that there is room again.
-func (w *watch) learn(s overload.Settings, now reading) reading {
+func (w *watch) learn(s overload.Settings, now reading, reason *Reason) reading {
 	limit := uint64(s.MemoryShare * float64(s.MemoryBytes))
+	if reason != nil && reason.Short == overload.Memory {
+		limit = uint64(overload.LeaveAt * float64(limit))
+	}
 	if now.cycles != w.cycles {
 		w.cycles, w.collected = now.cycles, now.at
 		w.pause = pauseShort
@@ -182,7 +185,7 @@ func (w *watch) learn(s overload.Settings, now reading) reading {
 		}
 		w.asked = false
 	}
-	if limit == 0 || now.used < limit && now.kept < limit || now.at.Sub(w.collected) < w.pause {
+	if limit == 0 || now.used < limit || now.at.Sub(w.collected) < w.pause {
 		return now
 	}
 	w.collect()

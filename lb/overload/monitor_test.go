@@ -142,6 +142,21 @@ func TestRecoveryIsFoundOut(t *testing.T) {
 	}
 }
 
+// So it is where the first collection found a little less than what refuses, but not enough less to take calls again.
+func TestRecoveryIsFoundOutInSteps(t *testing.T) {
+	p := begin(t, overload.Settings{MemoryBytes: 1000 << 20, MemoryShare: 0.9})
+	p.now.kept, p.now.used = 950<<20, 950<<20
+	p.looks(1, 0)
+	p.gc = func(r *reading) { r.kept, r.used = 850<<20, 850<<20 }
+	if r := p.looks(15, 0); r == nil {
+		t.Fatal("850 MB of 1000 after 950: over too soon")
+	}
+	p.gc = func(r *reading) { r.kept, r.used = 200<<20, 200<<20 } // the calls under way end
+	if r := p.looks(10+overload.Leave, 0); r != nil {
+		t.Fatalf("two seconds later: %+v", r)
+	}
+}
+
 // Where a collection does not help, it is not asked for again and again.
 func TestCollectionsInVain(t *testing.T) {
 	p := begin(t, overload.Settings{MemoryBytes: 1 << 30, MemoryShare: 0.9})

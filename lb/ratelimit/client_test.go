@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -340,7 +341,12 @@ func TestCloseAnswersEverybody(t *testing.T) {
 	var calls [200]atomic.Int32
 	var late sync.WaitGroup
 	for i := range 100 {
-		c.Ask(tenant, func(Verdict) { calls[i].Add(1) })
+		c.Ask(tenant, func(Verdict) {
+			for range 10_000 { // long enough for a Close that does not wait
+				runtime.Gosched()
+			}
+			calls[i].Add(1)
+		})
 	}
 	<-asked
 	late.Go(func() {

@@ -16,6 +16,7 @@ type server struct {
 	noise           func(rnd *rand.Rand) float64  // factor of one call's work
 	offered         float64                       // calls per second that come
 	fails           func(took time.Duration) bool // nil: none
+	quick           float64                       // share of the calls that fail at once
 	work            []float64                     // left, in ns
 	began           []int64
 	refused, served int
@@ -28,6 +29,10 @@ func (s *server) run(g *Gradient, rnd *rand.Rand, from int64, d time.Duration) (
 		for arrivals := poisson(rnd, s.offered*float64(step)/1e9); arrivals > 0; arrivals-- {
 			if int64(len(s.work)) >= g.Limit() {
 				s.refused++
+				continue
+			}
+			if rnd.Float64() < s.quick {
+				g.Record(time.Millisecond, false)
 				continue
 			}
 			s.work = append(s.work, float64(s.service)*s.noise(rnd))
@@ -133,7 +138,7 @@ func TestGradientAcceptsNewLatency(t *testing.T) {
 	now, _ := s.run(g, rnd, 0, 10*time.Second)
 	for _, service := range []time.Duration{60 * time.Millisecond, 5 * time.Millisecond, 400 * time.Millisecond} {
 		s.service = service
-		now, _ = s.run(g, rnd, now, 35*time.Second)
+		now, _ = s.run(g, rnd, now, 10*time.Second+60*service)
 		var limits []int64
 		now, limits = s.run(g, rnd, now, 20*time.Second)
 		m := median(limits)
@@ -145,7 +150,7 @@ func TestGradientAcceptsNewLatency(t *testing.T) {
 	}
 }
 
-// A cluster with little to do keeps its limit whatever the noise; nothing is refused but during a measurement, if at all.
+// A cluster with little to do keeps its limit whatever the noise; nothing is refused.
 func TestGradientLeavesIdleClustersAlone(t *testing.T) {
 	g := NewGradient(Adaptive{})
 	rnd := rand.New(rand.NewPCG(5, 6))
@@ -162,7 +167,7 @@ func TestGradientLeavesIdleClustersAlone(t *testing.T) {
 	}
 }
 
-// When all calls run into their timeouts the limit falls to its minimum; when calls fail fast it does not move, and quick
+// When all calls run into their timeouts the limit falls; when calls fail fast it does not move, and quick
 // errors are not taken for a quick server.
 func TestGradientAndFailures(t *testing.T) {
 	g := NewGradient(Adaptive{})
@@ -178,10 +183,16 @@ func TestGradientAndFailures(t *testing.T) {
 		t.Errorf("errors after 1ms: base %v to %v, limit %d to %d", base, b, before, g.Limit())
 	}
 
-	s.service = 2 * time.Second
+	s.service, s.fails, s.quick = 20*time.Millisecond, nil, 0.7
+	now, _ = s.run(g, rnd, now, 10*time.Second)
+	if l := g.Limit(); l < before/2 || l > 2*before {
+		t.Errorf("two of three calls fail at once, the others queue: limit %d to %d", before, l)
+	}
+
+	s.service, s.fails, s.quick = 2*time.Second, func(time.Duration) bool { return true }, 0
 	now, _ = s.run(g, rnd, now, 60*time.Second)
-	if g.Limit() > 10 {
-		t.Errorf("everything times out, and the limit is %d", g.Limit())
+	if g.Limit() > before/5 {
+		t.Errorf("everything times out, and the limit was %d and is %d", before, g.Limit())
 	}
 	if b, _ := g.Latency(); b > 2*base {
 		t.Errorf("failures after 2s moved the base from %v to %v", base, b)

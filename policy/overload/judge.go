@@ -55,8 +55,8 @@ type state struct {
 const (
 	Enter = 5
 	Leave = 10
-	// leaveAt is the part of its limit below which a shortage is over.
-	leaveAt = 0.9
+	// LeaveAt is the part of its limit below which a shortage is over.
+	LeaveAt = 0.9
 )
 
 // Judge takes one more sample.
@@ -89,7 +89,7 @@ func (j *Judge) see(k Kind, value, limit float64, enter int) {
 		if st.row >= enter {
 			*st = state{short: true}
 		}
-	case st.short && value < leaveAt*limit:
+	case st.short && value < LeaveAt*limit:
 		st.row++
 		if st.row >= Leave {
 			*st = state{}
