@@ -98,7 +98,7 @@ func (c *Call) release() {
 func (a *Attempt) commit() {
 	c := a.c
 	c.winner = a
-	a.until, c.retryAt, c.hedgeAt, c.holdAt = 0, 0, 0, 0
+	c.retryAt, c.hedgeAt, c.holdAt = 0, 0, 0
 	if c.live > 1 || c.live == 1 && !a.alive() {
 		for _, o := range c.attempts {
 			if o != a && o.alive() {

@@ -105,7 +105,7 @@ func (c *Call) ring() {
 		c.overflow("waited " + time.Duration(now-c.queuedAt).String() + " in the queue")
 		return
 	}
-	for i := 0; i < len(c.attempts) && c.winner == nil && c.prev != nil; i++ {
+	for i := 0; i < len(c.attempts) && c.prev != nil; i++ {
 		if a := c.attempts[i]; a.alive() && due(&a.until) {
 			a.timedOut()
 		}
@@ -140,14 +140,12 @@ func (c *Call) rearm() {
 		at(c.seen + c.idle)
 	}
 	at(c.queueEnd)
-	if c.winner == nil {
-		at(c.holdAt)
-		at(c.retryAt)
-		at(c.hedgeAt)
-		for _, a := range c.attempts {
-			if a.alive() {
-				at(a.until)
-			}
+	at(c.holdAt)
+	at(c.retryAt)
+	at(c.hedgeAt)
+	for _, a := range c.attempts {
+		if a.alive() {
+			at(a.until)
 		}
 	}
 	if next != math.MaxInt64 {
@@ -163,12 +161,17 @@ func (c *Call) expire() {
 	}
 	phase := c.phase()
 	c.abandon(h2.Cancel, grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout)
+	c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_EXCEEDED",
+		message: c.whoseTime() + " passed " + phase})
+}
+
+// whoseTime says for people how long the call had, and who said so.
+func (c *Call) whoseTime() string {
 	whose := "the caller's deadline of "
 	if c.limit.Source == deadline.Policy {
 		whose = "the method's timeout (serviceConfig.methodConfig[].timeout) of "
 	}
-	c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_EXCEEDED",
-		message: whose + time.Duration(c.deadline-c.arrived).String() + " passed " + phase})
+	return whose + time.Duration(c.deadline-c.arrived).String()
 }
 
 // idled: nothing moved in either direction for too long.

@@ -32,6 +32,9 @@ type Down struct {
 // goAwayWait is how long a client gets to answer the PING between the two steps of a drain.
 const goAwayWait = 2 * time.Second
 
+// deadlineSlack is by how much a client may be before us when its deadline comes: the way of its words, and the two clocks' grain.
+const deadlineSlack = 5 * time.Millisecond
+
 // Accept makes a downstream connection of a socket; call its Serve in a goroutine of its own. budget bounds what the client
 // may make us hold, in bytes; onGone is called inside the shard at the end. Call it outside of the shard.
 func (f *Forwarder) Accept(nc net.Conn, cfg *session.Config, budget int64, onGone func()) *Down {
@@ -140,6 +143,13 @@ func (d *Down) HandleReset(s *session.Stream, code h2.Code, why error) {
 	if why != nil {
 		code = h2.Cancel
 		c.message = why.Error()
+	}
+	if why == nil && c.deadline != 0 && d.f.shard.Now() >= c.deadline-max(int64(deadlineSlack), (c.deadline-c.arrived)/50) {
+		// The client watches the same deadline and was first: that is what it met, and what its caller hears.
+		c.status, c.outcome, c.local, c.reason = grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout, true, "DEADLINE_EXCEEDED"
+		c.message = c.whoseTime() + " passed " + c.phase() + "; the client cancelled"
+		c.abandon(code, grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout)
+		return
 	}
 	c.status, c.outcome, c.local = grpc.Canceled, o, true
 	c.abandon(code, grpc.Canceled, o)
