@@ -80,16 +80,17 @@ func TestTheConfigSaysWhatConsulIsAsked(t *testing.T) {
 		asks       []string
 		sources    string
 	}{
+		// Beside what the services need, the policies in the KV store are watched.
 		{"services by tag are found in the catalog", `token: secret`,
-			[]string{"catalog/services dc= token=secret"}, "consul"},
+			[]string{"catalog/services dc= token=secret", "kv/trunkline/clusters/ dc= token=secret"}, "consul consul/kv"},
 		{"named services are asked for beside", `services: [ { name: cart } ]`,
-			[]string{"catalog/services dc= token=", "health/service/cart dc= token="}, "consul"},
+			[]string{"catalog/services dc= token=", "health/service/cart dc= token=", "kv/trunkline/clusters/ dc= token="}, "consul consul/kv"},
 		{"without a tag only the named ones are", `tag: "-", services: [ { name: cart } ]`,
-			[]string{"health/service/cart dc= token="}, "consul"},
+			[]string{"health/service/cart dc= token=", "kv/trunkline/clusters/ dc= token="}, "consul consul/kv"},
 		{"with a tag, only those that bear it", `services: [ { name: cart, tag: blue } ]`,
-			[]string{"catalog/services dc= token=", "health/service/cart dc= token= tag=blue"}, "consul"},
+			[]string{"catalog/services dc= token=", "health/service/cart dc= token= tag=blue", "kv/trunkline/clusters/ dc= token="}, "consul consul/kv"},
 		{"each in its datacenter", `tag: "-", datacenter: dc1, services: [ { name: cart }, { name: stock, datacenter: dc2 } ]`,
-			[]string{"health/service/cart dc=dc1 token=", "health/service/stock dc=dc2 token="}, "consul/dc1 consul/dc2/stock"},
+			[]string{"health/service/cart dc=dc1 token=", "health/service/stock dc=dc2 token=", "kv/trunkline/clusters/ dc=dc1 token="}, "consul/dc1 consul/dc1/kv consul/dc2/stock"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := newAgent(t)
@@ -138,7 +139,7 @@ func TestAReloadKeepsTheConsulSourceUnlessItsSettingsChange(t *testing.T) {
 		t.Error("the source still asks the old datacenter")
 	}
 	r.until("the other datacenter was asked", func() bool { return slices.Contains(a.questions(), "catalog/services dc=dc9 token=") })
-	if got := strings.Join(r.sourceNames(), " "); got != "consul/dc9" || !r.Status().GetReady() {
+	if got := strings.Join(r.sourceNames(), " "); got != "consul/dc9 consul/dc9/kv" || !r.Status().GetReady() {
 		t.Errorf("sources %q, ready %v", got, r.Status().GetReady())
 	}
 }

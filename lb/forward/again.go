@@ -58,7 +58,6 @@ func (a *Attempt) hold(b *session.Block) bool {
 	}
 	b.Taken = true
 	a.head = append(a.head, b.Fields...)
-	a.until = 0 // it has answered
 	if !c.rules.Unary && c.holdAt == 0 {
 		c.holdAt = c.f.shard.Now() + int64(c.rules.HoldResponse)
 		c.alarm(c.holdAt)
@@ -176,6 +175,10 @@ func (a *Attempt) failed(fl failure) {
 	if c.winner == nil && c.goesOn(a, &fl) {
 		return
 	}
+	if fl.relay && c.canRepeat && c.winner == nil && len(a.head) == 0 {
+		// Nothing was said yet, and a policy had its say: a reply of ours tells the attempts, which a reset cannot.
+		fl.relay, fl.reason = false, "UPSTREAM_RESET"
+	}
 	if fl.relay {
 		if c.winner == nil {
 			a.commit() // what it said before goes down, too
@@ -188,7 +191,7 @@ func (a *Attempt) failed(fl failure) {
 		return
 	}
 	a.close(&fl)
-	c.abandon(h2.Cancel, grpc.Canceled, telemetry.OutcomeLocalReset)
+	c.abandon(h2.Cancel, grpc.Canceled, telemetry.OutcomeLocalReset) // others, if it is hedged
 	c.refuse(refusal{status: fl.status, outcome: fl.outcome, reason: fl.reason, message: fl.message, after: fl.pushback.after})
 }
 
@@ -252,9 +255,12 @@ func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 			B: int64(1000 * r.Cluster.Config().Throttle.MaxTokens), Refused: true})
 	}
 	if !d.Retry {
+		if r.Retry != nil {
+			c.f.rec.RetryDenied(r.Cluster.Name, d.Why.Code())
+		}
 		return false
 	}
-	if fl.pushback.has {
+	if d.Why == retry.RetryPushback {
 		c.pushedAt = facts.Attempts
 	}
 	a.close(fl)
@@ -293,21 +299,22 @@ func (c *Call) goesOnHedged(a *Attempt, fl *failure) bool {
 	}
 	r.Cluster.Throttle.Failed()
 	c.noHedge = c.noHedge || fl.pushback.no
-	a.close(fl)
-	if c.down == nil {
-		return true
-	}
-	c.lastFailure = *fl
+	others := c.live > 1 || c.live == 1 && !a.alive()
 	switch {
 	case c.noHedge:
 	case fl.pushback.has && fl.pushback.after > 0 && fl.pushback.after <= retry.MaxPushback && len(c.attempts) < r.Hedge.MaxAttempts:
 		c.hedgeAt = c.f.shard.Now() + int64(fl.pushback.after)
 		c.alarm(c.hedgeAt)
-		return true
+		others = true
 	case c.hedge():
-		return true
+		others = true
 	}
-	return c.live > 0 // else it was the last, and its answer is the call's
+	if !others {
+		return false // it was the last, and its answer is the call's
+	}
+	c.lastFailure = *fl
+	a.close(fl)
+	return true
 }
 
 // plan has the next hedge sent when its delay has passed.
@@ -325,12 +332,13 @@ func (c *Call) hedge() bool {
 	c.hedgeAt = 0
 	r := c.rules
 	d := hedge.Decide(r.Hedge, &hedge.Facts{
-		Sent: len(c.attempts), Live: c.live, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
+		Sent: c.countable(), Live: c.live, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
 		NoMore: c.noHedge, Throttle: r.Cluster.Throttle, Budget: r.Cluster.Hedges,
 		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - c.f.shard.Now()),
 	})
 	if !d.Send {
 		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(d.Why)})
+		c.f.rec.HedgeDenied(r.Cluster.Name, d.Why.Code())
 		return false
 	}
 	if !c.place(decision.Hedge) {
@@ -338,6 +346,16 @@ func (c *Call) hedge() bool {
 	}
 	c.f.rec.Hedged(r.Cluster.Name)
 	return true
+}
+
+// countable is how many attempts a policy counts: not those of which no server's application has seen anything.
+func (c *Call) countable() (n int) {
+	for _, a := range c.attempts {
+		if !transparent(a.rec.Evidence) {
+			n++
+		}
+	}
+	return n
 }
 
 // hedgeDue: the delay before the next hedge has passed. Without any under way it was the call's last hope.

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"slices"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -10,7 +11,6 @@ import (
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/lb/upstream"
-	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/breaker"
 	"github.com/trunkline/trunkline/policy/deadline"
 	"github.com/trunkline/trunkline/policy/hedge"
@@ -58,7 +58,7 @@ func (c *Call) place(kind decision.Kind) bool {
 	}
 	p := f.pick(c)
 	switch {
-	case kind == decision.Hedge && (p.ep == nil || p.reason == balance.ReasonOnlyAvoided):
+	case kind == decision.Hedge && (p.ep == nil || c.tried(p.ep)):
 		p.giveBack(f.shard.Now())
 		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(hedge.NoEndpoint)})
 		return false
@@ -67,6 +67,11 @@ func (c *Call) place(kind decision.Kind) bool {
 		return false
 	}
 	return c.placeAt(p, kind)
+}
+
+// tried says whether an attempt of the call went to ep.
+func (c *Call) tried(ep *upstream.Endpoint) bool {
+	return slices.ContainsFunc(c.attempts, func(a *Attempt) bool { return a.at == ep })
 }
 
 // giveBack gives the places of probes back that were taken for a pick that is not used.
@@ -87,10 +92,17 @@ func (c *Call) placeAt(p picked, kind decision.Kind) bool {
 	a.breaker, a.fallen, a.probe, a.probeOfFallen = p.breaker, p.fallen, p.probe, p.probeOfFallen
 	a.rec.Kind, a.rec.Pick, a.rec.Of = kind, p.reason, uint16(len(t.Endpoints))
 	a.see(t)
+	if n := len(c.attempts); n > 0 {
+		if last := c.attempts[n-1]; kind == decision.Hedge {
+			a.rec.Wait = time.Duration(a.start - last.start)
+		} else if !last.open {
+			a.rec.Wait = time.Duration(a.start - last.end)
+		}
+	}
 	c.attempts = append(c.attempts, a)
-	if len(c.attempts) == 1 && c.rules.Cluster.Budget != nil {
+	if len(c.attempts) == 1 {
 		c.rules.Cluster.Budget.Deposit()
-		if c.canRepeat && c.rules.Hedge != nil {
+		if c.rules.Hedge != nil {
 			c.rules.Cluster.Hedges.Deposit()
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/decision"
 )
 
-// file keeps the record of how a finished call was decided: nothing in it may be borrowed from the call.
-func (f *Forwarder) file(c *Call, end, own int64) {
+// file keeps the record of how a finished call was decided: nothing in it may be borrowed from the call. The record is valid
+// until the next call is filed.
+func (f *Forwarder) file(c *Call, end, own int64) *decision.Decision {
 	d := f.book.Next()
 	d.Arrived, d.Took, d.Own = f.shard.Wall(c.arrived).UnixNano(), time.Duration(end-c.arrived), time.Duration(own)
 	d.TraceID, d.HasTrace = c.traceID()
@@ -51,6 +53,7 @@ func (f *Forwarder) file(c *Call, end, own int64) {
 		*d.AddNote() = c.notes[i]
 	}
 	f.book.Done(d)
+	return d
 }
 
 // pathText is the path of a call that no route took, its own.

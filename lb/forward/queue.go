@@ -137,7 +137,7 @@ func (f *Forwarder) serve(cluster string) {
 func (c *Call) tryAgain() bool {
 	f := c.f
 	f.shard.Timed()
-	if g := f.gen.Load(); g != c.gen && len(c.attempts) == 0 && c.path != nil {
+	if g := f.gen.Load(); g != c.gen && c.countable() == 0 && c.path != nil {
 		// It has met nobody yet: what became known meanwhile is for it, too.
 		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name && c.permits == 0 {
 			c.gen, c.e = g, e
@@ -151,7 +151,11 @@ func (c *Call) tryAgain() bool {
 		return false
 	}
 	c.leaveQueue()
-	c.placeAt(p, decision.First)
+	kind := decision.First
+	if len(c.attempts) > 0 {
+		kind = decision.Redispatch
+	}
+	c.placeAt(p, kind)
 	return true
 }
 
@@ -173,7 +177,7 @@ func (c *Call) nobody(p picked) {
 	r := c.rules
 	conc := &r.Cluster.Concurrency
 	switch {
-	case len(c.attempts) > 0: // it was tried elsewhere: what came of that is told
+	case c.countable() > 0: // it was tried elsewhere: what came of that is told
 	case p.reason == balance.ReasonAllClosed && p.sawFull && conc.MaxPending > 0 && r.Cluster.Enqueue(conc.MaxPending):
 		c.join(int64(conc.PendingTimeout))
 		return

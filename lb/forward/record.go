@@ -7,6 +7,7 @@ import (
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 )
 
@@ -45,12 +46,12 @@ func (f *Forwarder) tell(c *Call, end int64) {
 		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, BytesIn: c.bytesIn, BytesOut: c.bytesOut,
 	}
 	f.rec.Record(r)
-	f.file(c, end, own)
+	d := f.file(c, end, own)
 	if c.rules != nil && c.rules.Shadow != nil {
 		f.shade(c, end)
 	}
 	if f.tel.WantRecord(uint32(c.status), total, c.trace) {
-		f.tel.Export(c.fullRecord(end, up, own))
+		f.tel.Export(c.fullRecord(d, end, up, own))
 	}
 }
 
@@ -91,7 +92,7 @@ func (c *Call) times(end int64) (up, own int64) {
 }
 
 // fullRecord is all there is to say about a finished call. Every string in it is the record's own.
-func (c *Call) fullRecord(end, up, own int64) *telemetry.CallRecord {
+func (c *Call) fullRecord(d *decision.Decision, end, up, own int64) *telemetry.CallRecord {
 	f := c.f
 	r := &telemetry.CallRecord{
 		Trace: c.trace, Authority: strings.Clone(c.auth), Peer: c.d.Peer(), Generation: c.gen.Number,
@@ -113,6 +114,9 @@ func (c *Call) fullRecord(end, up, own int64) *telemetry.CallRecord {
 			}
 		}
 	}
+	if c.trace != nil {
+		r.Events = d.Events()
+	}
 	r.UserAgent, r.Traceparent = strings.Clone(c.heard(agent)), strings.Clone(c.heard(parent))
 	for _, a := range c.attempts {
 		if a.open {
@@ -121,6 +125,7 @@ func (c *Call) fullRecord(end, up, own int64) *telemetry.CallRecord {
 		t := telemetry.AttemptRecord{
 			Endpoint: a.at.Address, PickReason: a.rec.Pick.String(), Start: f.shard.Wall(a.start), End: f.shard.Wall(a.end),
 			Status: uint32(a.rec.Status), Outcome: a.rec.Outcome, Evidence: a.rec.Evidence.String(),
+			Kind: a.rec.Kind.String(), Why: a.rec.Why.Code(),
 		}
 		r.Attempts = append(r.Attempts, t)
 	}
