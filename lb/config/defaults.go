@@ -170,11 +170,6 @@ func UpstreamFor(cfg *configv1.Config, cluster string) *configv1.Upstream {
 	return u
 }
 
-// LoadBalancingFor is one cluster's balancer, as far as the file's clusters say: LeastRequest or RoundRobin.
-func LoadBalancingFor(cfg *configv1.Config, cluster string) string {
-	return BalancerFor(cfg, cluster, nil)
-}
-
 // BalancerFor is one cluster's balancer, LeastRequest or RoundRobin: what clusters[].loadBalancing says, else the
 // loadBalancingConfig of the service config that holds for the cluster (nil: none), else LeastRequest.
 func BalancerFor(cfg *configv1.Config, cluster string, sc *serviceconfig.Config) string {

@@ -108,7 +108,7 @@ func TestAClusterOverridesUpstreamFieldByField(t *testing.T) {
 	if other := UpstreamFor(cfg, "other"); !proto.Equal(other, cfg.Upstream) {
 		t.Errorf("other cluster: %v", other)
 	}
-	if LoadBalancingFor(cfg, "echo") != RoundRobin || LoadBalancingFor(cfg, "other") != LeastRequest {
+	if BalancerFor(cfg, "echo", nil) != RoundRobin || BalancerFor(cfg, "other", nil) != LeastRequest {
 		t.Error("load balancing is not the cluster's own")
 	}
 }

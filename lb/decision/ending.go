@@ -201,7 +201,7 @@ func (d *Decision) endedByDeadline(e *ending) {
 		e.say("The call ran out of time: %s was used up before an endpoint could be asked.", whose)
 	case a.Sent == 0:
 		e.say("The call ran out of time: %s was used up while the call waited for a connection to %s.", whose, a.Endpoint)
-	case a.End < d.Took && a.bad():
+	case a.End < d.Took && a.bad() && (a.Outcome != telemetry.OutcomeUpstreamTimeout || a.TimedOut):
 		e.say("The call ran out of time: %s was used up while Trunkline waited to send the call again; before, %s.", whose, d.blame())
 	case d.Committed:
 		e.say("The call ran out of time: %s was used up amid the answer of %s.", whose, a.Endpoint)
@@ -489,6 +489,9 @@ func (d *Decision) endedByBreakers(e *ending, before string) {
 	if len(names) == 1 {
 		e.say("The circuit breaker of %s is open, and there is no other endpoint for the call: %s.", names[0], causes[0])
 	} else {
+		for i := range names {
+			names[i] += " (" + causes[i] + ")"
+		}
 		e.say("The circuit breakers of %s are open, and there is no other endpoint for the call.", join(names))
 	}
 	e.say(" So it was refused at once rather than sent to where it would fail.%s", before)

@@ -126,9 +126,12 @@ func (d *Decision) name() string {
 
 func (t *teller) where(o Around) {
 	d := t.d
-	if d.Route == "" {
+	switch d.Route {
+	case "":
 		t.line(SectionWhere, "route: none matched")
-	} else {
+	case d.Match: // a learned one is called by what it matches
+		t.line(SectionWhere, "route: %s, of routing table %d", d.Match, d.Generation)
+	default:
 		t.line(SectionWhere, "route: %s (%s), of routing table %d", d.Match, d.Route, d.Generation)
 	}
 	others := 0

@@ -132,6 +132,15 @@ func stories() map[string]*Decision {
 	expired.Status, expired.Evidence = grpc.DeadlineExceeded, retry.ByStatus
 	all["deadline_told_by_the_endpoint"] = call(grpc.DeadlineExceeded, 1999*ms).try(after(expired, retry.NoPolicy))
 
+	expiring := call(grpc.DeadlineExceeded, 101*ms).own(telemetry.OutcomeUpstreamTimeout, "DEADLINE_EXCEEDED", "the caller's deadline of 100ms passed while waiting for the response of 10.0.0.3:7001")
+	expiring.Limit, expiring.Received = 100*ms, 100*ms
+	held := late(unavailable, First, ms/20, 100*ms, 0)
+	held.Status, held.Evidence, held.Outcome, held.Given = grpc.DeadlineExceeded, retry.EvidenceNone, telemetry.OutcomeUpstreamTimeout, 100*ms
+	all["deadline_flushed_later"] = expiring.try(held)
+	backingOff := call(grpc.DeadlineExceeded, 100*ms).own(telemetry.OutcomeUpstreamTimeout, "DEADLINE_EXCEEDED", "the caller's deadline of 100ms passed before it was sent to any endpoint")
+	backingOff.Limit, backingOff.Received, backingOff.Retries = 100*ms, 100*ms, true
+	all["deadline_in_backoff"] = backingOff.try(after(unavailable, retry.RetryPushback)).note(Note{Kind: NotePushback, Wait: time.Second, At: 12 * ms})
+
 	all["retry_budget_empty"] = call(grpc.Unavailable, 12*ms).try(after(unavailable, retry.NoBudget), loads(1, 1, 0)...).
 		note(Note{Kind: NoteBudget, Name: "shop", A: 400, At: 12 * ms, Refused: true, Attempt: 0})
 	all["retry_throttled"] = call(grpc.Unavailable, 12*ms).try(after(unavailable, retry.NoThrottle)).
@@ -358,5 +367,21 @@ func TestAdviceNamesOnlyKeysThatExist(t *testing.T) {
 	}
 	if seen < 30 {
 		t.Errorf("only %d keys are named in all stories", seen)
+	}
+}
+
+func TestTimesAreWrittenAsPeopleReadThem(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0 ms", 4 * time.Microsecond: "0 ms", 120 * time.Microsecond: "0.12 ms", 34249 * time.Microsecond: "34.2 ms", 340 * ms: "340 ms",
+		999 * ms: "999 ms", 999600 * time.Microsecond: "1 s", 1250 * ms: "1.25 s", 90 * time.Second: "90 s", 125 * time.Second: "2m5s", -2 * time.Second: "-2 s",
+	} {
+		if got := span(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{time.Second: "1 s", 5 * time.Minute: "5 min", 3 * time.Hour: "3 h", 100 * time.Hour: "4 days"} {
+		if got := ago(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
 	}
 }

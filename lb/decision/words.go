@@ -32,7 +32,7 @@ func span(d time.Duration) string {
 		return s + " " + unit
 	}
 	switch {
-	case d < time.Second:
+	case d < 999500*time.Microsecond:
 		return digits(float64(d)/1e6, "ms")
 	case d < 100*time.Second:
 		return digits(d.Seconds(), "s")

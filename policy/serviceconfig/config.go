@@ -22,7 +22,7 @@ type Config struct {
 	HealthService *string                 // healthCheckConfig.serviceName; nil: not said
 	Cluster       Cluster                 // trunkline.cluster
 
-	methods map[name]*Method // set once in compile; the one of name{} always exists
+	methods map[name]*Method // set once in compile; the one of name{} always exists then
 }
 
 // name is one entry of a name list: a method, all of a service (no method), or all there are (neither).
@@ -47,7 +47,8 @@ func Default() *Config {
 
 // For is what holds for a method ("pkg.Service", "Method"): of methodConfig and of trunkline.methodPolicy each, the entry that
 // names the method, else the one that names its service, else the one for all ({}). Entries are not merged with each other:
-// as in clients, the most specific one holds alone. Never nil; shared, so not to be changed. It does not allocate.
+// as in clients, the most specific one holds alone. Never nil, not for a zero Config either; shared, so not to be changed. It
+// does not allocate.
 func (c *Config) For(service, method string) *Method {
 	if m := c.methods[name{service, method}]; m != nil {
 		return m
@@ -55,7 +56,10 @@ func (c *Config) For(service, method string) *Method {
 	if m := c.methods[name{service: service}]; m != nil {
 		return m
 	}
-	return c.methods[name{}]
+	if m := c.methods[name{}]; m != nil {
+		return m
+	}
+	return defaultMethod(name{}) // a Config that neither Parse nor Default made
 }
 
 // Methods are all entries, by name; the one for all ("default") among them. The caller's own list of what is shared.

@@ -123,6 +123,9 @@ func TestWithoutADocumentEveryFieldHasItsDefault(t *testing.T) {
 	if diff := cmp.Diff(want, c.For("any.Service", "Method")); diff != "" {
 		t.Errorf("method (-want +got):\n%s", diff)
 	}
+	if diff := cmp.Diff(want, new(Config).For("any.Service", "Method")); diff != "" {
+		t.Errorf("method of a zero Config (-want +got):\n%s", diff)
+	}
 	budget := retry.BudgetSettings{Ratio: 0.1, Burst: 50}
 	if diff := cmp.Diff(Cluster{RetryBudget: budget, HedgeBudget: budget, PanicShare: 0.5, Concurrency: Concurrency{PendingTimeout: time.Second}}, c.Cluster); diff != "" {
 		t.Errorf("cluster (-want +got):\n%s", diff)
