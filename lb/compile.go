@@ -158,7 +158,10 @@ func (c *compiler) generation() (*forward.Generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &forward.Generation{Number: 1, Table: table, Conflicts: map[string][]string{}, Limits: forward.Limits{ReplayBytes: int(c.cfg.GetLimits().GetReplayBytesPerCall())}}
+	g := &forward.Generation{Number: 1, Table: table, Conflicts: map[string][]string{}, Limits: forward.Limits{
+		ReplayBytes: int(c.cfg.GetLimits().GetReplayBytesPerCall()),
+		ReplayTotal: int64(c.cfg.GetLimits().GetReplayBytesTotal()) / int64(max(1, len(c.s.shards))),
+	}}
 	g.Rules = c.rulesOf()
 	g.ByAuthority = slices.ContainsFunc(c.rules, func(r route.Rule) bool { return r.Match.Authority != "" })
 	if snap != nil {

@@ -10,17 +10,22 @@
 //	 3 session.Conn.Recv                    frames in place, stream states, windows, header blocks -> events
 //	 4 forward.Forwarder.start              method, authority, grpc-timeout, traceparent of a new call
 //	 5 route.Table.Match                    else UNIMPLEMENTED, naming the method and the nearest known one
-//	 6 forward.Call.place                   admission stands before it: authorisation, limits, breakers
-//	 7 balance.Picker.Pick                  else UNAVAILABLE "no healthy endpoint"
+//	 6 forward.Call.admit                   overload, rate limits, places, queues; else RESOURCE_EXHAUSTED or UNAVAILABLE
+//	 7 balance.Picker.Pick                  less what breakers, health and outlier detection hold back; else UNAVAILABLE
 //	 8 upstream.Pool.Reserve                a connection with a free place, or a dial
-//	 9 forward.Call.send                    the request's frames go up, as windows allow
-//	10 forward.Call.response                the response's frames come down
-//	11 forward.Call.upstreamFailed          provably not processed, and nothing committed: back to 7
+//	 9 forward.Attempt.send                 the request's frames go up, as windows allow
+//	10 forward.Attempt.response             the response's frames come down, and are held while it may come to nothing
+//	11 forward.Call.goesOn                  an attempt failed, nothing is committed: back to 7, if policies and evidence say so
 //	12 session.Conn.SendHeaders             frames go down; session.Conn.SendData between
-//	13 forward.Forwarder.afterFlush         one outcome: metrics, spans, one log line
+//	13 forward.Forwarder.afterFlush         one outcome: metrics, spans, one log line, one record of all decisions
 //
 // When a read batch is consumed, shard.Shard.Leave writes what each touched connection has to say, once, without blocking;
 // what the kernel does not take is left to that connection's flusher.
+//
+// # Policies
+//
+// What holds for a method is a policies.Rules, found once per method, shard and generation; what policies remember over
+// generations lives in a policies.Store. Who watches endpoints (health checks, outliers, slow start) is a health.Keeper.
 //
 // # Generations
 //

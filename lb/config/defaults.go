@@ -57,6 +57,7 @@ func applyDefaults(cfg *configv1.Config, env func(string) string) {
 	opt(&cfg.Limits.MaxConcurrentStreams, 1000)
 	opt(&cfg.Limits.BufferBytesPerConnection, 32<<20)
 	opt(&cfg.Limits.ReplayBytesPerCall, 64<<10)
+	opt(&cfg.Limits.ReplayBytesTotal, 64<<20)
 	opt(&cfg.Limits.StreamWindowBytes, 1<<20)
 
 	set(&cfg.Overload)

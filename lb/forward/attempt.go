@@ -26,6 +26,7 @@ type Attempt struct {
 	up      *session.Stream // nil before it is opened, and once it is closed
 	waitsAt *upstream.Pool  // the pool in which it waits for a connection
 	open    bool            // its load is on the endpoint
+	gone    bool            // it got a stream: from then on the endpoint may have seen it
 	handed  int64           // bytes of request data that it was handed
 	until   int64           // its per-try timeout, shard time; 0: none
 
@@ -178,7 +179,7 @@ func (a *Attempt) send(conn *upstream.Conn) {
 	f := c.f
 	a.conn, a.handed = conn, 0
 	now := f.shard.Now()
-	a.sent = now
+	a.sent, a.gone = now, true
 	c.sent, c.sentRound = now, f.shard.Round()
 	f.shard.Timed()
 	fields := c.req
@@ -236,7 +237,7 @@ func (c *Call) attemptsBefore(a *Attempt) (n int) {
 		if o == a {
 			break
 		}
-		if o.sent != 0 && !transparent(o.rec.Evidence) {
+		if o.gone && !transparent(o.rec.Evidence) {
 			n++
 		}
 	}
@@ -283,7 +284,7 @@ func (a *Attempt) judge(e ending) {
 	c, now := a.c, a.end
 	cl := c.rules.Cluster
 	took := time.Duration(0)
-	if a.sent != 0 {
+	if a.gone {
 		took = time.Duration(now - a.sent)
 	}
 	result := breaker.Neutral
@@ -331,7 +332,9 @@ func (a *Attempt) abandon(code h2.Code, e ending) {
 	if s := a.up; s != nil {
 		a.up, s.Owner = nil, nil
 		a.c.live--
-		a.conn.Sess.Reset(s, code)
+		if !s.RecvClosed() || !s.SendClosed() {
+			a.conn.Sess.Reset(s, code)
+		}
 	}
 	a.dropHeld()
 	if e.status == grpc.DeadlineExceeded && a.c.winner == nil {
@@ -353,7 +356,7 @@ func (a *Attempt) verdict(status grpc.Status) verdict {
 	case grpc.Canceled:
 		return neutral
 	case grpc.DeadlineExceeded:
-		if a.sent != 0 && (a.c.limit.Source == deadline.Policy || a.c.f.shard.Now()-a.sent >= hungTime) {
+		if a.gone && (a.c.limit.Source == deadline.Policy || a.c.f.shard.Now()-a.sent >= hungTime) {
 			return fault
 		}
 		return neutral

@@ -45,7 +45,7 @@ func (f *Forwarder) file(c *Call, end, own int64) *decision.Decision {
 		if a.open {
 			to.End = time.Duration(end - c.arrived)
 		}
-		if a.sent != 0 {
+		if a.gone {
 			to.Sent = max(1, time.Duration(a.sent-c.arrived))
 		}
 	}

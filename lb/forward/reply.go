@@ -129,7 +129,7 @@ func (c *Call) noEndpoint(p picked) refusal {
 	r := refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeNoHealthyUpstream, reason: "NO_HEALTHY_ENDPOINT"}
 	tried := ""
 	for i, a := range c.attempts {
-		if a.sent != 0 {
+		if a.gone {
 			tried = fmt.Sprintf("; attempt %d went to %s", i+1, a.tell())
 		}
 	}

@@ -23,7 +23,7 @@ func (f *Forwarder) shade(c *Call, end int64) {
 	for i, a := range c.attempts {
 		at := shadow.Attempt{Evidence: a.rec.Evidence, Status: a.rec.Status, PerTry: a.rec.TimedOut, Wait: a.rec.Wait, Endpoint: a.at.Address,
 			Hedge: a.rec.Kind == decision.Hedge && i > 0, Lost: a.rec.Lost, Pushback: a.pushback.after, HasPushback: a.pushback.has, NoRetry: a.pushback.no}
-		if a.sent != 0 {
+		if a.gone {
 			at.Start = time.Duration(a.sent - c.arrived)
 			if a.end >= a.sent {
 				at.Took = time.Duration(a.end - a.sent)

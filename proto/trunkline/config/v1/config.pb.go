@@ -1442,6 +1442,8 @@ type Limits struct {
 	// Request bytes kept per call so that it can be sent again if it was provably not processed. 0: a call that has sent
 	// a body is never sent again. Default: 64 KiB.
 	ReplayBytesPerCall *uint32 `protobuf:"varint,4,opt,name=replay_bytes_per_call,json=replayBytesPerCall,proto3,oneof" json:"replay_bytes_per_call,omitempty"`
+	// Request bytes kept so of all calls together; a call beyond it is not sent again. 0: no limit. Default: 64 MiB.
+	ReplayBytesTotal *uint64 `protobuf:"varint,6,opt,name=replay_bytes_total,json=replayBytesTotal,proto3,oneof" json:"replay_bytes_total,omitempty"`
 	// HTTP/2 window that a client's stream may grow to while its endpoint reads, in bytes, 65535 to 16 MiB; it begins with
 	// 128 KiB. Default: 1 MiB.
 	StreamWindowBytes *uint32 `protobuf:"varint,5,opt,name=stream_window_bytes,json=streamWindowBytes,proto3,oneof" json:"stream_window_bytes,omitempty"`
@@ -1503,6 +1505,13 @@ func (x *Limits) GetBufferBytesPerConnection() uint64 {
 func (x *Limits) GetReplayBytesPerCall() uint32 {
 	if x != nil && x.ReplayBytesPerCall != nil {
 		return *x.ReplayBytesPerCall
+	}
+	return 0
+}
+
+func (x *Limits) GetReplayBytesTotal() uint64 {
+	if x != nil && x.ReplayBytesTotal != nil {
+		return *x.ReplayBytesTotal
 	}
 	return 0
 }
@@ -1969,19 +1978,21 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"maxBackoffB\x1d\n" +
 	"\x1b_max_streams_per_connectionB\x1b\n" +
 	"\x19_max_pending_per_endpointB\x16\n" +
-	"\x14_stream_window_bytes\"\xef\x03\n" +
+	"\x14_stream_window_bytes\"\xc7\x04\n" +
 	"\x06Limits\x12<\n" +
 	"\x10max_header_bytes\x18\x01 \x01(\rB\r\xbaH\n" +
 	"*\b\x18\x80\x80\x80\b(\x80 H\x00R\x0emaxHeaderBytes\x88\x01\x01\x12F\n" +
 	"\x16max_concurrent_streams\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x01R\x14maxConcurrentStreams\x88\x01\x01\x12T\n" +
 	"\x1bbuffer_bytes_per_connection\x18\x03 \x01(\x04B\x10\xbaH\r2\v\x18\x80\x80\x80\x80\x80 (\x80\x80@H\x02R\x18bufferBytesPerConnection\x88\x01\x01\x12B\n" +
 	"\x15replay_bytes_per_call\x18\x04 \x01(\rB\n" +
-	"\xbaH\a*\x05\x18\x80\x80\x80\bH\x03R\x12replayBytesPerCall\x88\x01\x01\x12C\n" +
-	"\x13stream_window_bytes\x18\x05 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\b(\xff\xff\x03H\x04R\x11streamWindowBytes\x88\x01\x01B\x13\n" +
+	"\xbaH\a*\x05\x18\x80\x80\x80\bH\x03R\x12replayBytesPerCall\x88\x01\x01\x12?\n" +
+	"\x12replay_bytes_total\x18\x06 \x01(\x04B\f\xbaH\t2\a\x18\x80\x80\x80\x80\x80 H\x04R\x10replayBytesTotal\x88\x01\x01\x12C\n" +
+	"\x13stream_window_bytes\x18\x05 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\b(\xff\xff\x03H\x05R\x11streamWindowBytes\x88\x01\x01B\x13\n" +
 	"\x11_max_header_bytesB\x19\n" +
 	"\x17_max_concurrent_streamsB\x1e\n" +
 	"\x1c_buffer_bytes_per_connectionB\x18\n" +
-	"\x16_replay_bytes_per_callB\x16\n" +
+	"\x16_replay_bytes_per_callB\x15\n" +
+	"\x13_replay_bytes_totalB\x16\n" +
 	"\x14_stream_window_bytes\"\x81\x01\n" +
 	"\x05Drain\x12=\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\atimeout\x129\n" +
