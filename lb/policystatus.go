@@ -75,8 +75,8 @@ func (o *policyOutlook) clusters() []string {
 // without a document. cfg is nil if nothing is in force.
 func (o *policyOutlook) of(cluster, which string, file *serviceconfig.Config) (cfg *serviceconfig.Config, from origin) {
 	key := consul.DocumentsPrefix + cluster + "/" + which
-	cfg, from = file, o.file
-	if cfg != nil {
+	if cfg = file; cfg != nil {
+		from = o.file
 		from.source = cfg.Source
 	}
 	d := o.documents.stored[key]
@@ -110,7 +110,7 @@ func (s *Server) clusterPolicies(o *policyOutlook, name string) *adminv1.Cluster
 	p := &adminv1.ClusterPolicies{Cluster: name}
 	cfg, from := o.of(name, consul.LiveDocument, o.documents.live)
 	p.Config = o.tell(cfg, from)
-	if cfg, from := o.of(name, consul.ShadowDocument, o.documents.shadow); cfg != nil || from.err != "" && from.err != o.file.err {
+	if cfg, from := o.of(name, consul.ShadowDocument, o.documents.shadow); cfg != nil || from.err != "" {
 		p.Shadow = o.tell(cfg, from)
 	}
 	st, c := o.states[name], s.policies.Cluster(name)
@@ -242,14 +242,7 @@ func panicWords(states []health.State, share float64) string {
 
 // tellLimits lists the limits of calls at once: the cluster's, and the fullest of its endpoints' and methods'.
 func tellLimits(c *policies.Cluster, st *clusterState) (all []*adminv1.Limit) {
-	whole := &adminv1.Limit{What: "cluster", Waiting: count(int64(c.Pending()))}
-	if c.Gradient != nil {
-		whole.What = "adaptive"
-	}
-	if c.Streams != nil {
-		whole.InUse, whole.Limit = count(c.Streams.InUse()), count(c.Streams.Limit())
-	}
-	if c.Streams != nil || c.Concurrency.MaxPending > 0 {
+	if whole := clusterLimit(c); whole != nil {
 		all = append(all, whole)
 	}
 	if most := c.Concurrency.MaxStreamsPerEndpoint; most > 0 {
@@ -266,6 +259,22 @@ func tellLimits(c *policies.Cluster, st *clusterState) (all []*adminv1.Limit) {
 		all = append(all, &adminv1.Limit{What: "method " + cmp.Or(m.Method, "(others)"), InUse: count(m.InUse), Limit: count(m.Limit)})
 	}
 	return all
+}
+
+// clusterLimit is the limit of calls at once in all of the cluster, and who waits for a place of whatever limit; nil if there is
+// nothing to wait for.
+func clusterLimit(c *policies.Cluster) *adminv1.Limit {
+	if c.Streams == nil && c.Concurrency.MaxPending == 0 {
+		return nil
+	}
+	whole := &adminv1.Limit{What: "cluster", Waiting: count(int64(c.Pending()))}
+	if c.Gradient != nil {
+		whole.What = "adaptive"
+	}
+	if c.Streams != nil {
+		whole.InUse, whole.Limit = count(c.Streams.InUse()), count(c.Streams.Limit())
+	}
+	return whole
 }
 
 // count is a number that others change while it is read: never below 0.
