@@ -7,7 +7,6 @@ import (
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/forward"
 	"github.com/trunkline/trunkline/lb/shard"
-	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
@@ -34,6 +33,3 @@ func (s *Server) shedding() (why string, pushback time.Duration) {
 
 // Decisions implements admin.Source.
 func (s *Server) Decisions() decision.Books { return s.books }
-
-// Policies implements admin.Source.
-func (s *Server) Policies() *adminv1.GetPoliciesResponse { return &adminv1.GetPoliciesResponse{} }

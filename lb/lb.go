@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -436,31 +434,6 @@ func (s *Server) AdminAddr() net.Addr {
 func (s *Server) notify() {
 	close(s.changed)
 	s.changed = make(chan struct{})
-}
-
-// observe fills in the process's gauges at each scrape.
-func (s *Server) observe(g *telemetry.Gauges) {
-	g.DownstreamConnections = s.openConns()
-	g.ConfigRejected = s.rejected.Load()
-	s.mu.Lock()
-	g.ConfigGeneration = s.cfgNum
-	if s.snapshot != nil {
-		g.DiscoveryLag = s.snapshot.Lag
-		for _, name := range slices.Sorted(maps.Keys(s.snapshot.Clusters)) {
-			c := s.snapshot.Clusters[name]
-			cg := telemetry.ClusterGauges{Name: name, Endpoints: len(c.Endpoints)}
-			if !c.StaleSince.IsZero() {
-				cg.Stale = time.Since(c.StaleSince)
-			}
-			g.Clusters = append(g.Clusters, cg)
-		}
-	}
-	s.mu.Unlock()
-	s.registry.Each(func(e *upstream.Endpoint) {
-		e.Stats.Picks.Store(e.Picks.Load())
-		e.Stats.Streams.Store(e.InFlight.Load())
-		e.Stats.Down.Store(e.Down())
-	})
 }
 
 // Changed implements admin.Source.

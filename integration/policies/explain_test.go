@@ -67,10 +67,16 @@ func TestExplainTellsOfARetriedCallABrokenOneAndALateOneWhereWhyAndWhatToChange(
 		t.Errorf("attempts on %v", names)
 	}
 
-	late, err := traced(client, 2, "late", "silent", 300*time.Millisecond)
-	must(t, "the late call", err, codes.DeadlineExceeded)
+	// A client in frames, which does not watch its own deadline: one that does cancels the call in the same moment.
+	const late = "4bf92f3577b34da6a3ce929d0e0e0002"
+	c := harness.DialFrames(t, calm.Listen)
+	c.Open(t, 1, "UnaryCall", "grpc-timeout", "300m", rogue.PlanKey, "silent", "traceparent", "00-"+late+"-00f067aa0ba902b7-00")
+	c.Send(t, 1, &testpb.SimpleRequest{}, true)
+	if fields, ending := c.Await(t, 1, stepLimit); fields["grpc-status"] != "4" {
+		t.Errorf("the late call: %v %s", fields, ending)
+	}
 	out = ask(calm, late)
-	tells(t, out, unary, "deadline", "grpc-timeout")
+	tells(t, out, unary, "deadline_exceeded", "300 ms", "what to change", "the caller must give it more than 300 ms")
 	t.Logf("a call that met its deadline:\n%s", out)
 
 	bad := newPatient(t, "bad", nil)

@@ -177,7 +177,7 @@ func TestAShortageOfMemoryRefusesNewCallsWithPushbackAndLiveOnesGoOn(t *testing.
 	tr := harness.Start(t, calm)
 	cc := harness.Dial(t, tr.Listen)
 	held := fill(t, cc, 3, server.OpenCalls)
-	tr.WriteConfig(t, calm+"overload: { memoryBytes: 1, pushback: 2s }\n")
+	tr.WriteConfig(t, calm+"overload: { memoryBytes: 16777216, memoryShare: 0.01, pushback: 2s }\n")
 	harness.Eventually(t, stepLimit, "new calls to be refused", func() bool {
 		ctx := steer(harness.Context(t, stepLimit), "new", "ok")
 		var tail = new(tailer)

@@ -111,7 +111,7 @@ func TestAReplyThatTrunklineMadeTellsItsAttempts(t *testing.T) {
 	t.Parallel()
 	one, two, _ := pair(t, rogue.Options{})
 	tr := start(t, policies{method: retries, own: idempotent, cluster: freely}, one.Addr, two.Addr)
-	_, err := call(t, harness.Dial(t, tr.Listen), "a", "reset:2|reset:2|cut|reset:2")
+	_, err := call(t, harness.Dial(t, tr.Listen), "a", "cut|cut|cut|cut")
 	must(t, "four ambiguous failures", err, codes.Unavailable)
 	for _, d := range status.Convert(err).Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok {
@@ -131,7 +131,7 @@ func TestACallThatOutgrewTheReplayBufferSaysSo(t *testing.T) {
 	one, two, _ := pair(t, rogue.Options{})
 	tr := start(t, policies{method: retries, own: idempotent + `, "replayBytes": 1000`, cluster: freely}, one.Addr, two.Addr)
 	client := testpb.NewTestServiceClient(harness.Dial(t, tr.Listen))
-	ctx := metadata.AppendToOutgoingContext(steer(harness.Context(t, stepLimit), "a", "reset:2"), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+	ctx := metadata.AppendToOutgoingContext(steer(harness.Context(t, stepLimit), "a", "cut"), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
 	_, err := client.UnaryCall(ctx, &testpb.SimpleRequest{Payload: &testpb.Payload{Body: make([]byte, 50_000)}})
 	must(t, "an ambiguous failure", err, codes.Unavailable)
 	harness.Eventually(t, stepLimit, "the record", func() bool {

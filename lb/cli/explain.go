@@ -152,6 +152,12 @@ func explain(w io.Writer, r *adminv1.ExplainResponse) {
 	if r.GetCluster() != "" {
 		cluster(w, r)
 	}
+	if p := r.GetPolicy(); p != nil {
+		fmt.Fprintf(w, "\npolicy %q of %s\n", p.GetName(), r.GetPolicySource())
+		for _, s := range p.GetWords() {
+			fmt.Fprintf(w, "  %s\n", s)
+		}
+	}
 	if r.GetStatus() == 0 {
 		fmt.Fprintln(w, "\nThe call would be placed.")
 		return

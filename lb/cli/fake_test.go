@@ -118,6 +118,9 @@ func answer(method, authority string) *adminv1.ExplainResponse {
 	}
 	r.Steps[0] = &adminv1.ExplainStep{Route: echo, Matched: true, Chosen: true, Reason: "the service"}
 	r.Route, r.Cluster, r.ClusterSource, r.Balancer = echo, "echo", "static", "least_request"
+	if authority != "" {
+		r.PolicySource, r.Policy = "trunkline.yaml", &adminv1.MethodPolicy{Name: "bench.Echo", Words: []string{"timeout 1 s", "up to 3 attempts on UNAVAILABLE"}}
+	}
 	r.Candidates = []*adminv1.Candidate{
 		{Address: "127.0.0.1:7001", Weight: 1, Load: 3, State: adminv1.EndpointState_ENDPOINT_STATE_UP, HasMethod: true, Eligible: true},
 		{Address: "127.0.0.1:7002", Weight: 10, State: adminv1.EndpointState_ENDPOINT_STATE_DOWN, HasMethod: true, Reason: "its last dial was refused"},

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unsafe"
 
+	"pgregory.net/rapid"
+
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
@@ -261,4 +263,48 @@ func BenchmarkFind(b *testing.B) {
 	for b.Loop() {
 		book.Find([16]byte{9})
 	}
+}
+
+// The model is three lists, of which the newest entries are kept.
+func TestLawABookIsThreeListsOfTheLatest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		keep, keepFailed := rapid.IntRange(0, 9).Draw(t, "keep"), rapid.IntRange(0, 12).Draw(t, "keepFailed")
+		b := NewBook(keep, keepFailed, 0, new(sync.Mutex))
+		room := [numRings]int{max(1, keep), keepFailed / 4, keepFailed - keepFailed/4}
+		var model [numRings][]int
+		for n := 1; n <= 60; n++ {
+			kind := rapid.IntRange(0, numRings-1).Draw(t, "kind")
+			file(b, n, [...]grpc.Status{grpc.OK, grpc.NotFound, grpc.Unavailable}[kind], false)
+			if room[kind] == 0 {
+				kind = ringWell // no other room
+			}
+			model[kind] = append(model[kind], n)
+			model[kind] = model[kind][max(0, len(model[kind])-room[kind]):]
+			var want []int
+			for _, l := range model {
+				want = append(want, l...)
+			}
+			slices.Sort(want)
+			slices.Reverse(want)
+			if got := arrivals(b.Last(100)); !slices.Equal(got, want) {
+				t.Fatalf("after call %d: %v are kept, want %v", n, got, want)
+			}
+			want = slices.DeleteFunc(want, func(n int) bool { return b.statusOf(n) == grpc.OK })
+			if got := arrivals(b.LastErrors(100)); !slices.Equal(got, want) {
+				t.Fatalf("after call %d: errors %v, want %v", n, got, want)
+			}
+		}
+	})
+}
+
+// statusOf is the status of the call that file was given as n.
+func (b *Book) statusOf(n int) grpc.Status {
+	for i := range b.rings {
+		for _, d := range b.rings[i].slots {
+			if d.Seq != 0 && d.Arrived == int64(n) {
+				return d.Status
+			}
+		}
+	}
+	return grpc.OK
 }

@@ -203,6 +203,14 @@ func (d *Decision) endedByDeadline(e *ending) {
 		e.say("The call ran out of time: %s was used up while the call waited for a connection to %s.", whose, a.Endpoint)
 	case a.End < d.Took && a.bad() && (a.Outcome != telemetry.OutcomeUpstreamTimeout || a.TimedOut):
 		e.say("The call ran out of time: %s was used up while Trunkline waited to send the call again; before, %s.", whose, d.blame())
+		d.adviseEndpoints(e)
+		e.advise("How long Trunkline waits before a retry is methodConfig[].retryPolicy.initialBackoff, unless the server says it (grpc-retry-pushback-ms).")
+		if d.HasReceived && d.Limit >= d.Received {
+			e.advise("For a retry there must be time: the caller gave %s.", span(d.Received))
+		} else {
+			e.advise("For a retry there must be time: methodConfig[].timeout in %s is %s.", d.policy(), span(d.Limit))
+		}
+		return
 	case d.Committed:
 		e.say("The call ran out of time: %s was used up amid the answer of %s.", whose, a.Endpoint)
 	case d.Tried() == 1:

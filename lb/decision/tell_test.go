@@ -316,10 +316,11 @@ func TestNoStoryIsWithoutCauseAndAdvice(t *testing.T) {
 
 // A story about anything: records come from an engine that may be wrong, and telling must not be.
 func TestAnyRecordCanBeTold(t *testing.T) {
-	for status := range grpc.Status(18) {
-		for o := range telemetry.Outcome(18) {
-			for k := range noteKinds + 2 {
-				for _, local := range []bool{false, true} {
+	for i := range 18 {
+		o := telemetry.Outcome(i)
+		for k := range noteKinds + 2 {
+			for _, local := range []bool{false, true} {
+				for _, status := range []grpc.Status{grpc.OK, grpc.DeadlineExceeded, grpc.Unavailable, grpc.Status(i), 99} {
 					d := &Decision{Facts: Facts{Status: status, Outcome: o, Local: local}}
 					d.Tell(Around{})
 					d.note(Note{Kind: k, Refused: local, A: -1, B: -1, Attempt: 100})

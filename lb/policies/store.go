@@ -66,6 +66,8 @@ type state struct {
 	breakers  map[breaker.Settings]*breaker.Table // guarded by mu; the methods' breakers, by their settings
 
 	pending atomic.Int64
+
+	openedNow, openedGone uint64 // guarded by mu; see Opened
 }
 
 // maxTables bounds the breaker settings of one cluster that are remembered: reloads make new ones.

@@ -537,7 +537,11 @@ type ExplainResponse struct {
 	// The message of that status, as the caller would read it.
 	Message string `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
 	// Known methods or services that are spelled nearly so, the nearest first.
-	Nearest       []string `protobuf:"bytes,11,rep,name=nearest,proto3" json:"nearest,omitempty"`
+	Nearest []string `protobuf:"bytes,11,rep,name=nearest,proto3" json:"nearest,omitempty"`
+	// What would hold for the call; absent if no policy does.
+	Policy *MethodPolicy `protobuf:"bytes,12,opt,name=policy,proto3" json:"policy,omitempty"`
+	// File or KV key of that policy.
+	PolicySource  string `protobuf:"bytes,13,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,6 +651,20 @@ func (x *ExplainResponse) GetNearest() []string {
 		return x.Nearest
 	}
 	return nil
+}
+
+func (x *ExplainResponse) GetPolicy() *MethodPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetPolicySource() string {
+	if x != nil {
+		return x.PolicySource
+	}
+	return ""
 }
 
 // ExplainStep is one rule and what became of it.
@@ -1276,7 +1294,7 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\vconnections\x18\x01 \x03(\v2\x1e.trunkline.admin.v1.ConnectionR\vconnections\"F\n" +
 	"\x0eExplainRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x1c\n" +
-	"\tauthority\x18\x02 \x01(\tR\tauthority\"\x97\x03\n" +
+	"\tauthority\x18\x02 \x01(\tR\tauthority\"\xf6\x03\n" +
 	"\x0fExplainResponse\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x1c\n" +
 	"\tauthority\x18\x02 \x01(\tR\tauthority\x125\n" +
@@ -1291,7 +1309,9 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\x06status\x18\t \x01(\rR\x06status\x12\x18\n" +
 	"\amessage\x18\n" +
 	" \x01(\tR\amessage\x12\x18\n" +
-	"\anearest\x18\v \x03(\tR\anearest\"\x88\x01\n" +
+	"\anearest\x18\v \x03(\tR\anearest\x128\n" +
+	"\x06policy\x18\f \x01(\v2 .trunkline.admin.v1.MethodPolicyR\x06policy\x12#\n" +
+	"\rpolicy_source\x18\r \x01(\tR\fpolicySource\"\x88\x01\n" +
 	"\vExplainStep\x12/\n" +
 	"\x05route\x18\x01 \x01(\v2\x19.trunkline.admin.v1.RouteR\x05route\x12\x18\n" +
 	"\amatched\x18\x02 \x01(\bR\amatched\x12\x16\n" +
@@ -1384,11 +1404,12 @@ var file_trunkline_admin_v1_admin_proto_goTypes = []any{
 	(*DiscoverySource)(nil),         // 26: trunkline.admin.v1.DiscoverySource
 	(*Stream)(nil),                  // 27: trunkline.admin.v1.Stream
 	(*Connection)(nil),              // 28: trunkline.admin.v1.Connection
-	(EndpointState)(0),              // 29: trunkline.admin.v1.EndpointState
-	(*Decision)(nil),                // 30: trunkline.admin.v1.Decision
-	(*ClusterPolicies)(nil),         // 31: trunkline.admin.v1.ClusterPolicies
-	(*Overload)(nil),                // 32: trunkline.admin.v1.Overload
-	(*durationpb.Duration)(nil),     // 33: google.protobuf.Duration
+	(*MethodPolicy)(nil),            // 29: trunkline.admin.v1.MethodPolicy
+	(EndpointState)(0),              // 30: trunkline.admin.v1.EndpointState
+	(*Decision)(nil),                // 31: trunkline.admin.v1.Decision
+	(*ClusterPolicies)(nil),         // 32: trunkline.admin.v1.ClusterPolicies
+	(*Overload)(nil),                // 33: trunkline.admin.v1.Overload
+	(*durationpb.Duration)(nil),     // 34: google.protobuf.Duration
 }
 var file_trunkline_admin_v1_admin_proto_depIdxs = []int32{
 	22, // 0: trunkline.admin.v1.GetStatusResponse.status:type_name -> trunkline.admin.v1.Status
@@ -1401,38 +1422,39 @@ var file_trunkline_admin_v1_admin_proto_depIdxs = []int32{
 	12, // 7: trunkline.admin.v1.ExplainResponse.steps:type_name -> trunkline.admin.v1.ExplainStep
 	23, // 8: trunkline.admin.v1.ExplainResponse.route:type_name -> trunkline.admin.v1.Route
 	13, // 9: trunkline.admin.v1.ExplainResponse.candidates:type_name -> trunkline.admin.v1.Candidate
-	23, // 10: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
-	29, // 11: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
-	30, // 12: trunkline.admin.v1.ExplainCallResponse.decisions:type_name -> trunkline.admin.v1.Decision
-	31, // 13: trunkline.admin.v1.GetPoliciesResponse.clusters:type_name -> trunkline.admin.v1.ClusterPolicies
-	32, // 14: trunkline.admin.v1.GetPoliciesResponse.overload:type_name -> trunkline.admin.v1.Overload
-	33, // 15: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	22, // 16: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
-	0,  // 17: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
-	2,  // 18: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
-	4,  // 19: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
-	6,  // 20: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
-	8,  // 21: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
-	10, // 22: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
-	14, // 23: trunkline.admin.v1.AdminService.ExplainCall:input_type -> trunkline.admin.v1.ExplainCallRequest
-	16, // 24: trunkline.admin.v1.AdminService.GetPolicies:input_type -> trunkline.admin.v1.GetPoliciesRequest
-	18, // 25: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
-	20, // 26: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
-	1,  // 27: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
-	3,  // 28: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
-	5,  // 29: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
-	7,  // 30: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
-	9,  // 31: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
-	11, // 32: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
-	15, // 33: trunkline.admin.v1.AdminService.ExplainCall:output_type -> trunkline.admin.v1.ExplainCallResponse
-	17, // 34: trunkline.admin.v1.AdminService.GetPolicies:output_type -> trunkline.admin.v1.GetPoliciesResponse
-	19, // 35: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
-	21, // 36: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
-	27, // [27:37] is the sub-list for method output_type
-	17, // [17:27] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	29, // 10: trunkline.admin.v1.ExplainResponse.policy:type_name -> trunkline.admin.v1.MethodPolicy
+	23, // 11: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
+	30, // 12: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
+	31, // 13: trunkline.admin.v1.ExplainCallResponse.decisions:type_name -> trunkline.admin.v1.Decision
+	32, // 14: trunkline.admin.v1.GetPoliciesResponse.clusters:type_name -> trunkline.admin.v1.ClusterPolicies
+	33, // 15: trunkline.admin.v1.GetPoliciesResponse.overload:type_name -> trunkline.admin.v1.Overload
+	34, // 16: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	22, // 17: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
+	0,  // 18: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
+	2,  // 19: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
+	4,  // 20: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
+	6,  // 21: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
+	8,  // 22: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
+	10, // 23: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
+	14, // 24: trunkline.admin.v1.AdminService.ExplainCall:input_type -> trunkline.admin.v1.ExplainCallRequest
+	16, // 25: trunkline.admin.v1.AdminService.GetPolicies:input_type -> trunkline.admin.v1.GetPoliciesRequest
+	18, // 26: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
+	20, // 27: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
+	1,  // 28: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
+	3,  // 29: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
+	5,  // 30: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
+	7,  // 31: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
+	9,  // 32: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
+	11, // 33: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
+	15, // 34: trunkline.admin.v1.AdminService.ExplainCall:output_type -> trunkline.admin.v1.ExplainCallResponse
+	17, // 35: trunkline.admin.v1.AdminService.GetPolicies:output_type -> trunkline.admin.v1.GetPoliciesResponse
+	19, // 36: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
+	21, // 37: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_admin_v1_admin_proto_init() }

@@ -160,6 +160,12 @@ const (
 	EndpointState_ENDPOINT_STATE_DOWN EndpointState = 3
 	// Its source no longer names it: no new streams, live ones run to their end.
 	EndpointState_ENDPOINT_STATE_REMOVED EndpointState = 4
+	// Its active health check fails: out of the pick, unless too many others are out.
+	EndpointState_ENDPOINT_STATE_UNHEALTHY EndpointState = 5
+	// Outlier detection has taken it out for a time, unless too many others are out.
+	EndpointState_ENDPOINT_STATE_EJECTED EndpointState = 6
+	// It has just come, or come back, and gets a growing share of its weight.
+	EndpointState_ENDPOINT_STATE_WARMING EndpointState = 7
 )
 
 // Enum value maps for EndpointState.
@@ -170,6 +176,9 @@ var (
 		2: "ENDPOINT_STATE_WARNING",
 		3: "ENDPOINT_STATE_DOWN",
 		4: "ENDPOINT_STATE_REMOVED",
+		5: "ENDPOINT_STATE_UNHEALTHY",
+		6: "ENDPOINT_STATE_EJECTED",
+		7: "ENDPOINT_STATE_WARMING",
 	}
 	EndpointState_value = map[string]int32{
 		"ENDPOINT_STATE_UNSPECIFIED": 0,
@@ -177,6 +186,9 @@ var (
 		"ENDPOINT_STATE_WARNING":     2,
 		"ENDPOINT_STATE_DOWN":        3,
 		"ENDPOINT_STATE_REMOVED":     4,
+		"ENDPOINT_STATE_UNHEALTHY":   5,
+		"ENDPOINT_STATE_EJECTED":     6,
+		"ENDPOINT_STATE_WARMING":     7,
 	}
 )
 
@@ -1663,13 +1675,16 @@ const file_trunkline_admin_v1_state_proto_rawDesc = "" +
 	"\fCLAIM_CONFIG\x10\x02\x12\x0e\n" +
 	"\n" +
 	"CLAIM_META\x10\x03\x12\x14\n" +
-	"\x10CLAIM_REFLECTION\x10\x04*\x97\x01\n" +
+	"\x10CLAIM_REFLECTION\x10\x04*\xed\x01\n" +
 	"\rEndpointState\x12\x1e\n" +
 	"\x1aENDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ENDPOINT_STATE_UP\x10\x01\x12\x1a\n" +
 	"\x16ENDPOINT_STATE_WARNING\x10\x02\x12\x17\n" +
 	"\x13ENDPOINT_STATE_DOWN\x10\x03\x12\x1a\n" +
-	"\x16ENDPOINT_STATE_REMOVED\x10\x04*o\n" +
+	"\x16ENDPOINT_STATE_REMOVED\x10\x04\x12\x1c\n" +
+	"\x18ENDPOINT_STATE_UNHEALTHY\x10\x05\x12\x1a\n" +
+	"\x16ENDPOINT_STATE_EJECTED\x10\x06\x12\x1a\n" +
+	"\x16ENDPOINT_STATE_WARMING\x10\a*o\n" +
 	"\x0eConnectionRole\x12\x1f\n" +
 	"\x1bCONNECTION_ROLE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aCONNECTION_ROLE_DOWNSTREAM\x10\x01\x12\x1c\n" +
