@@ -45,7 +45,7 @@ type options struct {
 func parseOptions() *options {
 	o := &options{}
 	flag.StringVar(&o.workloads, "workloads", "", "names, by commas (default: all but 5k and W1g; \"none\")")
-	flag.StringVar(&o.peers, "peers", "", "of trunkline, haproxy, nghttpx, nginx, l4, direct (default: all)")
+	flag.StringVar(&o.peers, "peers", "", "of trunkline, policies (it, with a full set of policies), haproxy, nghttpx, nginx, l4, direct (default: all but policies)")
 	flag.IntVar(&o.runs, "runs", 3, "runs; the median counts")
 	flag.Float64Var(&o.seconds, "seconds", 3, "measured window of a run")
 	flag.Float64Var(&o.warmup, "warmup", 1, "seconds before the measured window")
@@ -127,11 +127,11 @@ func (o *options) chosenPeers(l *lab) (list []*peer, missing []string, err error
 	}
 	for i := range peers {
 		p := &peers[i]
-		if o.peers != "" && !want[p.name] {
+		if o.peers != "" && !want[p.name] || o.peers == "" && p.name == policedName {
 			continue
 		}
 		delete(want, p.name)
-		if p.name == trunklineName && l.trunkline == "" {
+		if p.ours() && l.trunkline == "" {
 			if err := l.build(o.binary); err != nil {
 				missing = append(missing, "trunkline: "+err.Error())
 				continue
@@ -279,6 +279,7 @@ func run(ctx context.Context, o *options) error {
 		tables = append(tables, t)
 	}
 	fast := writeSummary(out, tables)
+	fast = writePoliced(out, tables) && fast
 	for _, t := range tables {
 		t.write(out)
 	}

@@ -38,8 +38,13 @@ type peer struct {
 
 const trunklineName, directName = "trunkline", "direct"
 
+// policedName is Trunkline with a full set of policies on every method. It is measured only when it is named.
+const policedName = "policies"
+
 var peers = []peer{
 	{name: trunklineName, config: "trunkline.yaml",
+		command: func(c, _ string) []string { return []string{"serve", "-c", c} }},
+	{name: policedName, config: "trunkline-policies.yaml",
 		command: func(c, _ string) []string { return []string{"serve", "-c", c} }},
 	{name: "haproxy", config: "haproxy.cfg", program: "haproxy", version: []string{"-v"},
 		command: func(c, _ string) []string { return []string{"-db", "-f", c} }},
@@ -52,10 +57,13 @@ var peers = []peer{
 	{name: directName},
 }
 
+// ours says whether the peer is Trunkline.
+func (p *peer) ours() bool { return p.name == trunklineName || p.name == policedName }
+
 // find returns the path of the peer's program, or why there is none. Debian
 // keeps servers in /usr/sbin, which a user's PATH often lacks.
 func (p *peer) find(l *lab) (string, error) {
-	if p.name == trunklineName {
+	if p.ours() {
 		if l.trunkline == "" {
 			return "", errors.New("was not built")
 		}

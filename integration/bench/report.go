@@ -157,6 +157,44 @@ func (t *table) verdict() (text string, pass bool) {
 	return fmt.Sprintf("FAIL (at most %.2f)", t.workload.limit), false
 }
 
+// maxPoliced is how much more CPU per RPC a full set of policies may cost (issue 3).
+const maxPoliced = 1.15
+
+// writePoliced prints what the policies cost, if they were measured.
+func writePoliced(w io.Writer, tables []*table) (pass bool) {
+	pass = true
+	title := "## A full set of policies on every method, against none in the same run\n\n| workload | with / without | of HAProxy | issue 3 |\n|---|---:|---:|---|\n"
+	for _, t := range tables {
+		police, plain := t.cpu(policedName), t.cpu(trunklineName)
+		if math.IsNaN(police) || math.IsNaN(plain) {
+			continue
+		}
+		verdict := fmt.Sprintf("PASS (at most %.2f)", maxPoliced)
+		if police/plain > maxPoliced {
+			verdict = fmt.Sprintf("FAIL (at most %.2f)", maxPoliced)
+			pass = false
+		}
+		fmt.Fprintf(w, "%s| %s | %.2f | %s | %s |\n", title, t.workload.name, police/plain, number(t.ratio(policedName, "haproxy"), "%.2f"), verdict)
+		title = ""
+	}
+	if title == "" {
+		fmt.Fprintln(w)
+	}
+	return pass
+}
+
+// cpu is a peer's median CPU per RPC; NaN if it was not measured.
+func (t *table) cpu(peer string) float64 {
+	for i := range t.rows {
+		if t.rows[i].peer == peer {
+			if m, ok := t.rows[i].median(); ok {
+				return m.cpu
+			}
+		}
+	}
+	return math.NaN()
+}
+
 // writeSummary prints one line a workload: CPU of every peer, Trunkline's ratios.
 func writeSummary(w io.Writer, tables []*table) (pass bool) {
 	pass = true

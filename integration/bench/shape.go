@@ -56,7 +56,7 @@ func (b *bench) shapes(ctx context.Context, w io.Writer) (pass bool, err error) 
 			if err != nil {
 				text, ok = "FAILED: "+err.Error()+" |", false
 			}
-			if p.name != trunklineName {
+			if !p.ours() {
 				text += " |"
 			} else if ok {
 				text += " PASS |"

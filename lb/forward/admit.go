@@ -48,7 +48,6 @@ func (c *Call) take(rate *policies.Rate) bool {
 	now := c.f.shard.Now()
 	var ok bool
 	var after time.Duration
-	what := "method " + c.rules.Name
 	if rate.Bucket != nil {
 		if ok, after = rate.Bucket.Take(now); ok {
 			return true
@@ -61,11 +60,13 @@ func (c *Call) take(rate *policies.Rate) bool {
 		if ok, after = rate.Keyed.Take(now, key); ok {
 			return true
 		}
-		if rate.Metadata != "" {
-			what += ", for each value of metadata " + rate.Metadata // never the value: it may be a secret
-		} else {
-			what += ", for each client address"
-		}
+	}
+	what := "method " + c.rules.Name
+	switch {
+	case rate.Metadata != "":
+		what += ", for each value of metadata " + rate.Metadata // never the value: it may be a secret
+	case rate.ClientAddress:
+		what += ", for each client address"
 	}
 	c.note(decision.Note{Kind: decision.NoteRateLimit, Name: what, A: int64(1000 * rate.Rate.PerSecond), B: int64(rate.Rate.Burst), Wait: after, Refused: true})
 	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitRate)

@@ -92,7 +92,7 @@ func (c *Call) placeAt(p picked, kind decision.Kind) bool {
 	a.at, a.member, a.start = p.ep, p.member, f.shard.Now()
 	a.breaker, a.fallen, a.probe, a.probeOfFallen = p.breaker, p.fallen, p.probe, p.probeOfFallen
 	a.rec.Kind, a.rec.Pick, a.rec.Of = kind, p.reason, uint16(len(t.Endpoints))
-	a.see(t)
+	a.see(t, p.watched)
 	if n := len(c.attempts); n > 0 {
 		if last := c.attempts[n-1]; kind == decision.Hedge {
 			a.rec.Wait = time.Duration(a.start - last.start)
@@ -132,7 +132,7 @@ func (c *Call) placeAt(p picked, kind decision.Kind) bool {
 }
 
 // see notes the candidates of the pick that was just made, the picked one last.
-func (a *Attempt) see(t *Target) {
+func (a *Attempt) see(t *Target, watched bool) {
 	seen := 1
 	for i, ep := range t.Endpoints {
 		if i == a.member {
@@ -141,12 +141,12 @@ func (a *Attempt) see(t *Target) {
 		if seen++; seen > decision.MaxCandidates {
 			break
 		}
-		a.consider(i, ep)
+		a.consider(i, ep, watched)
 	}
-	a.consider(a.member, a.at)
+	a.consider(a.member, a.at, watched)
 }
 
-func (a *Attempt) consider(i int, ep *upstream.Endpoint) {
+func (a *Attempt) consider(i int, ep *upstream.Endpoint, watched bool) {
 	cand := decision.Candidate{Load: int32(ep.InFlight.Load()), Member: uint16(i), State: uint8(ep.State())}
 	if !ep.Ready() {
 		cand.Warm = uint16(ep.Warm() % 1000)
@@ -154,7 +154,7 @@ func (a *Attempt) consider(i int, ep *upstream.Endpoint) {
 	for _, o := range a.c.attempts {
 		cand.Failed = cand.Failed || o.at == ep && !o.alive()
 	}
-	if i != a.member {
+	if i != a.member && watched {
 		cand.Closed = a.c.closed(i)
 	}
 	a.rec.Consider(cand)

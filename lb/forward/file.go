@@ -6,6 +6,7 @@ import (
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/telemetry"
 )
 
 // file keeps the record of how a finished call was decided: nothing in it may be borrowed from the call. The record is valid
@@ -69,27 +70,5 @@ func (c *Call) traceID() (id [16]byte, ok bool) {
 	if c.trace != nil {
 		return c.trace.ID(), true
 	}
-	// version-traceid-spanid-flags (W3C Trace Context 3.2)
-	p := c.heard(parent)
-	if len(p) < 55 {
-		return id, false
-	}
-	for i := range id {
-		hi, lo := digit(p[3+2*i]), digit(p[4+2*i])
-		if hi > 15 || lo > 15 {
-			return [16]byte{}, false
-		}
-		id[i] = hi<<4 | lo
-	}
-	return id, true
-}
-
-func digit(b byte) byte {
-	switch {
-	case b >= '0' && b <= '9':
-		return b - '0'
-	case b >= 'a' && b <= 'f':
-		return b - 'a' + 10
-	}
-	return 255
+	return telemetry.ParseTraceID(c.heard(parent))
 }

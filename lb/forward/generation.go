@@ -77,6 +77,7 @@ type picked struct {
 	// The breakers that were asked for it, where there are some; the call is a probe of those that are half-open.
 	breaker, fallen      *breaker.Breaker
 	probe, probeOfFallen bool
+	watched              bool // breakers or limits were asked about each
 	// With no endpoint: some were full, or shut off by a breaker.
 	sawFull, sawOpen bool
 }
@@ -97,7 +98,7 @@ func (f *Forwarder) pick(c *Call) (p picked) {
 	for range 3 { // a breaker may close its last place between question and answer
 		f.full, f.shut = false, false
 		i, why, ok := t.Picker.Pick(f.shard.Rand(), ask)
-		p = picked{member: i, reason: why, sawFull: f.full, sawOpen: f.shut}
+		p = picked{member: i, reason: why, sawFull: f.full, sawOpen: f.shut, watched: ask != nil && ask.Closed != nil}
 		if !ok {
 			return p
 		}
