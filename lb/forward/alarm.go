@@ -2,10 +2,12 @@ package forward
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/deadline"
@@ -19,6 +21,7 @@ import (
 type timing struct {
 	given time.Duration
 	has   bool
+	twice bool // several fields: they do not go on as they came
 	err   error
 }
 
@@ -28,8 +31,10 @@ func (t *timing) timeout(v string) {
 	switch {
 	case err != nil:
 		t.err = err
-	case !t.has || d < t.given:
+	case !t.has:
 		t.given, t.has = d, true
+	default:
+		t.given, t.twice = min(t.given, d), true
 	}
 }
 
@@ -44,7 +49,7 @@ func (c *Call) clock(said *timing) bool {
 	if said.has {
 		c.asked = max(1, int64(said.given))
 	}
-	if !said.has && r.Timeout == 0 && r.IdleTimeout == 0 {
+	if !said.has && r.Timeout == 0 && r.IdleTimeout == 0 && r.PerTryTimeout == 0 {
 		return true
 	}
 	facts := deadline.Facts{Received: said.given, HasReceived: said.has, Policy: r.Timeout}
@@ -68,11 +73,44 @@ func (c *Call) clock(said *timing) bool {
 		}
 		c.alarm(c.deadline)
 	}
+	if given, bounded := deadline.ForAttempt(r.PerTryTimeout, c.limit.Limit, c.deadline != 0); bounded {
+		c.carry(given, said.has && !said.twice && given == said.given)
+	}
 	if r.IdleTimeout > 0 {
 		c.idle = int64(r.IdleTimeout)
 		c.alarm(c.seen + c.idle)
 	}
 	return true
+}
+
+// carry has the request say how much time its first attempt is given, so that it need not be put together anew for that.
+func (c *Call) carry(given time.Duration, asItCame bool) {
+	c.carries = given
+	if asItCame {
+		return
+	}
+	field := c.f.timeoutField(given)
+	c.f.shard.Env.Interner.Retain(field)
+	c.req = slices.DeleteFunc(c.req, func(h *hpack.Field) bool {
+		if h.ID == hpack.GrpcTimeout {
+			c.f.shard.Env.Interner.Release(h)
+			return true
+		}
+		return false
+	})
+	c.req = append(c.req, field)
+}
+
+// timeoutField is the field grpc-timeout of that value; the shard keeps the last one, for a policy's is the same for all calls.
+func (f *Forwarder) timeoutField(d time.Duration) *hpack.Field {
+	if f.lastTimeout == nil || f.lastGiven != d {
+		if f.lastTimeout != nil {
+			f.shard.Env.Interner.Release(f.lastTimeout)
+		}
+		var b [16]byte
+		f.lastGiven, f.lastTimeout = d, f.shard.Env.Interner.InternBytes([]byte("grpc-timeout"), grpc.AppendTimeout(b[:0], d))
+	}
+	return f.lastTimeout
 }
 
 // alarm has the call looked at at that time, or earlier.

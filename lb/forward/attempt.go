@@ -228,7 +228,7 @@ func (a *Attempt) time(now int64) (rewrite bool) {
 		a.until = now + int64(perTry)
 		c.alarm(a.until)
 	}
-	return c.limit.Source != deadline.Caller || given != left || c.sentRound != c.round
+	return given != c.carries || c.sentRound != c.round
 }
 
 // attemptsBefore is how many attempts the server must be told of (gRFC A6: those that may have reached a server's application; not transparent ones).

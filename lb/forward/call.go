@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"time"
+
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
@@ -76,6 +78,7 @@ type Call struct {
 	notes       []decision.Note   // nearly never any
 	shadowKeys  []string          // see policies.Shadow.Keys
 	limit       deadline.Decision // how long the call may take, and who said so
+	carries     time.Duration     // what grpc-timeout says in req; 0: it is not there
 	asked       int64             // the caller's grpc-timeout, nanoseconds; 0: none
 
 	arrived, sent, upEnded    int64  // shard times

@@ -40,6 +40,9 @@ type Forwarder struct {
 	record      telemetry.Finish
 	suggested   uint64 // the batch in which a nearest method was last looked for
 
+	lastGiven   time.Duration // see timeoutField
+	lastTimeout *hpack.Field
+
 	replaying int64             // bytes of requests kept for another attempt
 	queues    map[string]*queue // by cluster; only those that somebody waits in
 	queued    int               // in all of them

@@ -476,6 +476,9 @@ func (r *rig) stop() {
 	r.mu.Unlock()
 	synctest.Wait()
 	r.in(func() {
+		if f := r.f.lastTimeout; f != nil {
+			r.s.Env.Interner.Release(f)
+		}
 		if n := r.s.Env.Interner.Len(); n != 1 { // content-type: application/grpc; :status 200 is static
 			r.t.Errorf("%d fields are live", n)
 		}
