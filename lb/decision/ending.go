@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -152,6 +153,15 @@ func (d *Decision) endedWell(e *ending) {
 	}
 }
 
+// goesOn: another attempt was to follow.
+func goesOn(w retry.Why) bool {
+	switch w {
+	case retry.RetryUnsent, retry.RetryRefused, retry.RetryStatus, retry.RetryPushback, retry.RetryAmbiguousIdempotent:
+		return true
+	}
+	return false
+}
+
 // index is the place of an attempt of d.
 func (d *Decision) index(a *Attempt) int {
 	for i := range d.Attempts() {
@@ -201,7 +211,7 @@ func (d *Decision) endedByDeadline(e *ending) {
 		e.say("The call ran out of time: %s was used up before an endpoint could be asked.", whose)
 	case a.Sent == 0:
 		e.say("The call ran out of time: %s was used up while the call waited for a connection to %s.", whose, a.Endpoint)
-	case a.End < d.Took && a.bad() && (a.Outcome != telemetry.OutcomeUpstreamTimeout || a.TimedOut):
+	case a.bad() && goesOn(a.Why):
 		e.say("The call ran out of time: %s was used up while Trunkline waited to send the call again; before, %s.", whose, d.blame())
 		d.adviseEndpoints(e)
 		e.advise("How long Trunkline waits before a retry is methodConfig[].retryPolicy.initialBackoff, unless the server says it (grpc-retry-pushback-ms).")
@@ -445,12 +455,19 @@ func (d *Decision) endedByNote(e *ending, n *Note) {
 		e.say("There was no place for the call: the adaptive limit of calls at once on %s stood at %d, and %d were under way.%s", n.Name, n.B, n.A, before)
 		e.advise("The limit shrinks when the endpoints get slower: look at the latency of cluster %s. trunkline.cluster.adaptiveConcurrency.min is how far it may shrink, .tolerance how soon it does.", d.clusterName())
 	case NoteQueue:
+		full, key := "", "trunkline.cluster.concurrency.maxStreams"
+		if limit := cmp.Or(d.noted1(NoteConcurrency), d.noted1(NoteAdaptive)); limit != nil {
+			full, key = fmt.Sprintf(" (%d of %d calls at once on %s)", limit.A, limit.B, limit.Name), concurrencyKey(limit.Name)
+			if limit.Kind == NoteAdaptive {
+				key = "trunkline.cluster.adaptiveConcurrency"
+			}
+		}
 		if n.Wait > 0 {
-			e.say("The call waited %s for a place on cluster %s and got none.%s", span(n.Wait), n.Name, before)
-			e.advise("trunkline.cluster.concurrency.pendingTimeout is how long a call may wait, .maxStreams how many places there are; more endpoints make places free sooner.")
+			e.say("The call waited %s for a place on cluster %s%s and got none.%s", span(n.Wait), n.Name, full, before)
+			e.advise("trunkline.cluster.concurrency.pendingTimeout is how long a call may wait, %s how many places there are; more or faster endpoints make places free sooner.", key)
 		} else {
-			e.say("There was neither a place for the call on cluster %s nor one in its queue: %s were waiting already.%s", n.Name, count(int(n.A), "call"), before)
-			e.advise("trunkline.cluster.concurrency.maxPending is how many calls may wait, .maxStreams how many places there are; first look at whether the endpoints got slower.")
+			e.say("There was neither a place for the call on cluster %s%s nor one in its queue: %s waiting already.%s", n.Name, full, wereWaiting(n.A), before)
+			e.advise("trunkline.cluster.concurrency.maxPending is how many calls may wait, %s how many places there are; first look at whether the endpoints got slower.", key)
 		}
 	case NoteBreaker:
 		d.endedByBreakers(e, before)
@@ -475,6 +492,13 @@ func (d *Decision) endedByNote(e *ending, n *Note) {
 		e.say("Trunkline was stopped, and the call was still under way when its time was over.")
 		e.advise("Give live calls more time to end: drain.timeout.")
 	}
+}
+
+func wereWaiting(n int64) string {
+	if n == 1 {
+		return "1 call was"
+	}
+	return count(int(n), "call") + " were"
 }
 
 // endedByBreakers: every endpoint that could have taken the call is behind an open breaker.

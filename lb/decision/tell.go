@@ -85,7 +85,9 @@ func (t *teller) call(o Around) {
 	d := t.d
 	status := d.Status.String()
 	if d.Status != grpc.OK {
-		if d.Local {
+		if d.Outcome == outcomeGone {
+			status += ", by the client,"
+		} else if d.Local {
 			status += ", said by Trunkline,"
 		} else {
 			status += ", said by the endpoint,"
@@ -167,17 +169,22 @@ func (t *teller) where(o Around) {
 			has = append(has, what)
 		}
 	}
-	if d.PolicyFrom == "" && d.Timeout == 0 && !d.Retries && !d.Hedges {
+	if d.Settings != nil {
+		has = d.Settings.Words()
+	}
+	if d.PolicyFrom == "" && d.Timeout == 0 && !d.Retries && !d.Hedges && len(has) == 0 {
 		t.line(SectionWhere, "policy: none holds for the method")
 		return
 	}
-	add(d.Timeout > 0, "timeout "+span(d.Timeout))
-	add(d.Retries, "retries")
-	add(d.Hedges, "hedging")
-	add(d.Idempotent, "idempotent")
+	if d.Settings == nil {
+		add(d.Timeout > 0, "timeout "+span(d.Timeout))
+		add(d.Retries, "retries")
+		add(d.Hedges, "hedging")
+		add(d.Idempotent, "idempotent")
+	}
 	s = "policy: " + d.policy()
 	if len(has) > 0 {
-		s += ": " + strings.Join(has, ", ")
+		s += ": " + strings.Join(has, "; ")
 	}
 	t.line(SectionWhere, "%s", s)
 	if d.IdempotentWhy != "" && (d.Retries || d.Hedges) {
@@ -257,7 +264,10 @@ func (d *Decision) number(i int) int {
 func (d *Decision) placed(i int) moment {
 	a := &d.Attempts()[i]
 	m := moment{at: a.Start}
-	s := fmt.Sprintf("attempt %d", d.number(i))
+	s, why := fmt.Sprintf("attempt %d", d.number(i)), picked(a.Pick)
+	if a.Kind == Hedge && a.Pick == balance.ReasonP2COtherAvoided {
+		why = "two were drawn at random, and the other has the call already"
+	}
 	switch a.Kind {
 	case Retry:
 		s += ", a retry,"
@@ -266,7 +276,7 @@ func (d *Decision) placed(i int) moment {
 	case Redispatch:
 		s += ", a re-dispatch,"
 	}
-	m.lines = append(m.lines, fmt.Sprintf("%s goes to %s: %s", s, a.Endpoint, picked(a.Pick)))
+	m.lines = append(m.lines, fmt.Sprintf("%s goes to %s: %s", s, a.Endpoint, why))
 	m.lines = append(m.lines, d.candidates(a)...)
 	switch {
 	case a.PerTry > 0 && a.Given >= a.PerTry:
@@ -331,6 +341,8 @@ func (d *Decision) ended(i int) moment {
 	switch {
 	case a.Lost:
 		m.lines = []string{fmt.Sprintf("attempt %d was given up: another one won", d.number(i))}
+	case a.cut():
+		m.lines = []string{fmt.Sprintf("attempt %d was given up after %s: Trunkline ended it", d.number(i), span(a.End-a.Start))}
 	case a.Outcome == outcomeGone:
 		m.lines = []string{fmt.Sprintf("attempt %d was cancelled after %s: %s %s", d.number(i), span(a.End-a.Start), a.Endpoint, a.failed())}
 	case a.bad():
