@@ -177,3 +177,44 @@ func TestWithMostEndpointsEjectedAllAreUsedAgain(t *testing.T) {
 		t.Errorf("healed: %v", result)
 	}
 }
+
+func TestAnEndpointThatDoesWorseThanItsEqualsIsEjected(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		story, detection string
+		bad              func(*rogue.Stream) rogue.Script
+	}{
+		{"half of its calls fail", `"consecutive": 0, "interval": "0.5s", "failureShare": {"threshold": 0.3, "minHosts": 3, "minVolume": 20}`,
+			func(s *rogue.Stream) rogue.Script {
+				if s.Number%2 == 0 {
+					return rogue.Trailers(codes.Internal)
+				}
+				return rogue.OK()
+			}},
+		{"it is slower by far", `"consecutive": 0, "interval": "0.5s", "latency": {"factor": 3, "min": "20ms", "minHosts": 3, "minVolume": 10}`, slowly(60 * time.Millisecond)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.story, func(t *testing.T) {
+			t.Parallel()
+			ledger := rogue.NewBriefLedger()
+			bad := rogue.Start(t, "bad", rogue.Options{Ledger: ledger, Script: tt.bad})
+			addrs := []string{bad.Addr}
+			for i := range 3 {
+				addrs = append(addrs, rogue.Start(t, fmt.Sprint("good", i), rogue.Options{Ledger: ledger}).Addr)
+			}
+			tr := harness.Start(t, config(policies{cluster: `"outlierDetection": {` + tt.detection + `}`}.String(), addrs, strictly))
+			cc := harness.Dial(t, tr.Listen)
+			harness.Eventually(t, stepLimit, "no call on the bad endpoint any more", func() bool {
+				before := bad.Calls()
+				crowd(4, 200, func(int) error { _, err := call(t, cc, "", ""); return err })
+				return before > 20 && bad.Calls() == before
+			})
+			for _, e := range stateOf(t, tr, "backends").GetEndpoints() {
+				if e.GetAddress() == bad.Addr && e.GetWhy() != "" {
+					return
+				}
+			}
+			t.Errorf("the admin API does not say why: %v", stateOf(t, tr, "backends").GetEndpoints())
+		})
+	}
+}

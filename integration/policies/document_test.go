@@ -63,6 +63,15 @@ func TestAPolicyInConsulIsTakenAtOnceAndABadOneLeavesTheLastGoodInForce(t *testi
 		t.Errorf("an error of the past is still told: %s", told)
 	}
 
+	// A shadow beside it, in a key of its own.
+	if _, err := agent.API.KV().Put(&consul.KVPair{Key: key + "-shadow", Value: []byte(limit(10))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, stepLimit, "the shadow to differ", func() bool {
+		must(t, "with a shadow", size(50), codes.OK)
+		return stateOf(t, tr, "greeter").GetShadowReport().GetDiffering() > 0
+	})
+
 	if _, err := agent.API.KV().Delete(key, nil); err != nil {
 		t.Fatal(err)
 	}

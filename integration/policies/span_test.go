@@ -134,8 +134,11 @@ func TestACallThatOutgrewTheReplayBufferSaysSo(t *testing.T) {
 	ctx := metadata.AppendToOutgoingContext(steer(harness.Context(t, stepLimit), "a", "cut"), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
 	_, err := client.UnaryCall(ctx, &testpb.SimpleRequest{Payload: &testpb.Payload{Body: make([]byte, 50_000)}})
 	must(t, "an ambiguous failure", err, codes.Unavailable)
+	var out string
 	harness.Eventually(t, stepLimit, "the record", func() bool {
-		out, exit := explain(t, tr, "--trace", "0af7651916cd43dd8448eb211c80319c")
-		return exit == 0 && strings.Contains(out, "replayBytes")
+		var exit int
+		out, exit = explain(t, tr, "--trace", "0af7651916cd43dd8448eb211c80319c")
+		return exit == 0
 	})
+	tells(t, out, "replayBytes")
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/retry"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 )
 
 // The bounds of one record: what does not fit is counted only.
@@ -54,6 +55,8 @@ type Facts struct {
 	Policy     string // name of the policy in force: "pkg.S/M", "pkg.S", "default"; "" if there is none
 	PolicyFrom string // file or KV key that it stands in
 	Pool       *Pool  // the endpoints among which was picked; nil if none was
+	// Settings is the policy itself, for its words; nil: not known.
+	Settings *serviceconfig.Method
 
 	Status  grpc.Status
 	Message string // as the client saw it, decoded; cloned if borrowed

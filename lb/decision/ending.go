@@ -152,6 +152,15 @@ func (d *Decision) endedWell(e *ending) {
 	}
 }
 
+// goesOn: another attempt was to follow.
+func goesOn(w retry.Why) bool {
+	switch w {
+	case retry.RetryUnsent, retry.RetryRefused, retry.RetryStatus, retry.RetryPushback, retry.RetryAmbiguousIdempotent:
+		return true
+	}
+	return false
+}
+
 // index is the place of an attempt of d.
 func (d *Decision) index(a *Attempt) int {
 	for i := range d.Attempts() {
@@ -201,7 +210,7 @@ func (d *Decision) endedByDeadline(e *ending) {
 		e.say("The call ran out of time: %s was used up before an endpoint could be asked.", whose)
 	case a.Sent == 0:
 		e.say("The call ran out of time: %s was used up while the call waited for a connection to %s.", whose, a.Endpoint)
-	case a.End < d.Took && a.bad() && (a.Outcome != telemetry.OutcomeUpstreamTimeout || a.TimedOut):
+	case a.bad() && goesOn(a.Why):
 		e.say("The call ran out of time: %s was used up while Trunkline waited to send the call again; before, %s.", whose, d.blame())
 		d.adviseEndpoints(e)
 		e.advise("How long Trunkline waits before a retry is methodConfig[].retryPolicy.initialBackoff, unless the server says it (grpc-retry-pushback-ms).")
@@ -357,182 +366,4 @@ func (d *Decision) noted1(k NoteKind) *Note {
 		}
 	}
 	return nil
-}
-
-// adviseEndpoints says whom to look at.
-func (d *Decision) adviseEndpoints(e *ending) {
-	faults := d.faults()
-	for i := 0; i < len(faults); i++ {
-		f := &faults[i]
-		same := []string{f.endpoint}
-		for f.of == 1 && i+1 < len(faults) && faults[i+1].how == f.how && faults[i+1].of == 1 {
-			i++
-			same = append(same, faults[i].endpoint)
-		}
-		if len(same) > 1 {
-			e.advise("Look at the endpoints %s: each of them %s.", join(same), f.how)
-		} else {
-			e.advise("Look at the endpoint %s: it %s%s.", f.endpoint, f.how, f.share())
-		}
-	}
-	if len(faults) > 0 && d.Status == grpc.OK {
-		e.advise("If one fails often, trunkline.cluster.outlierDetection takes it out by itself.")
-	}
-}
-
-// adviseRetry says what would have had the call retried after a.
-func (d *Decision) adviseRetry(e *ending, a *Attempt, why retry.Why) {
-	switch why {
-	case retry.NoPolicy:
-		e.advise("To have such failures retried, give the method a methodConfig[].retryPolicy that lists %v among its retryableStatusCodes.", retryAs(a))
-	case retry.NoStatus:
-		if d.Hedges && !d.Retries {
-			e.advise("If other copies may still succeed after it, list %v in methodConfig[].hedgingPolicy.nonFatalStatusCodes of %s.", a.Status, d.policy())
-			return
-		}
-		e.advise("To have such failures retried, list %v in methodConfig[].retryPolicy.retryableStatusCodes of %s.", retryAs(a), d.policy())
-	case retry.NoIdempotency:
-		e.advise("If the method may be executed twice, declare it: trunkline.methodPolicy[].idempotent: true, or idempotency_level in its .proto. Trunkline then retries such a failure.")
-	case retry.NoPushback, retry.NoPatience:
-		e.advise("The server itself decided that (grpc-retry-pushback-ms): nothing of Trunkline's is to be changed.")
-	case retry.NoAttempts:
-		e.advise("methodConfig[].retryPolicy.maxAttempts bounds the attempts, 5 at most; where every attempt fails, more of them only add load.")
-	case retry.NoReplay:
-		e.advise("To keep larger requests for a retry, raise trunkline.methodPolicy[].replayBytes.")
-	case retry.NoTime:
-		e.advise("For a retry to be possible there must be time: give the call more, or the attempts less (trunkline.methodPolicy[].perTryTimeout), or wait less before a retry (retryPolicy.initialBackoff).")
-	case retry.NoThrottle:
-		e.advise("retryThrottling.maxTokens and .tokenRatio set how many failures there may be before retries stop; first look at why so many calls fail.")
-	case retry.NoBudget:
-		e.advise("trunkline.cluster.retryBudget.ratio and .burst set how many retries there may be; first look at why so many calls fail.")
-	case retry.NoCommit:
-		e.advise("Part of the answer was with the caller, so nobody could retry but the caller itself.")
-	case retry.NoEndpoint:
-		e.advise("There was no other endpoint to send it to: see the state of cluster %s on the admin page.", d.Cluster)
-	}
-}
-
-// retryAs is the status that a retryPolicy must list for a failure like that of a.
-func retryAs(a *Attempt) grpc.Status {
-	if a.Evidence == retry.Ambiguous {
-		return grpc.Unavailable
-	}
-	return a.Status
-}
-
-// endedByNote: a limit, a breaker or the like ended the call.
-func (d *Decision) endedByNote(e *ending, n *Note) {
-	again := ""
-	if n.Wait > 0 {
-		again = " The caller was told to come back after " + span(n.Wait) + "."
-	}
-	before := ""
-	if blame := d.blame(); blame != "" {
-		before = " Before, " + blame + "."
-	}
-	switch n.Kind {
-	case NoteRateLimit:
-		e.say("The call was over the rate limit of %s: %s calls/s with a burst of %d.%s No endpoint was asked.", n.Name, milli(n.A), n.B, again)
-		e.advise("If so many calls are right, raise trunkline.methodPolicy[].rateLimits[].requestsPerSecond or .burst in %s; else look at who calls so often.", d.policy())
-	case NoteGlobalLimit:
-		e.say("The rate limit service turned the call away, domain %s: %s.%s No endpoint was asked.", n.Name, n.Text, again)
-		e.advise("The limit is configured in the rate limit service. trunkline.cluster.rateLimitService says what it is asked, and failOpen what happens when it does not answer.")
-	case NoteConcurrency:
-		e.say("There was no place for the call: %s of %d calls at once on %s were in use.%s", milli(n.A*1000), n.B, n.Name, before)
-		e.advise("Calls come faster than they end: look at whether %s got slower, or needs more endpoints.", d.clusterName())
-		e.advise("The limit is %s; trunkline.cluster.concurrency.maxPending and .pendingTimeout let calls wait for a place instead.", concurrencyKey(n.Name))
-	case NoteAdaptive:
-		e.say("There was no place for the call: the adaptive limit of calls at once on %s stood at %d, and %d were under way.%s", n.Name, n.B, n.A, before)
-		e.advise("The limit shrinks when the endpoints get slower: look at the latency of cluster %s. trunkline.cluster.adaptiveConcurrency.min is how far it may shrink, .tolerance how soon it does.", d.clusterName())
-	case NoteQueue:
-		if n.Wait > 0 {
-			e.say("The call waited %s for a place on cluster %s and got none.%s", span(n.Wait), n.Name, before)
-			e.advise("trunkline.cluster.concurrency.pendingTimeout is how long a call may wait, .maxStreams how many places there are; more endpoints make places free sooner.")
-		} else {
-			e.say("There was neither a place for the call on cluster %s nor one in its queue: %s were waiting already.%s", n.Name, count(int(n.A), "call"), before)
-			e.advise("trunkline.cluster.concurrency.maxPending is how many calls may wait, .maxStreams how many places there are; first look at whether the endpoints got slower.")
-		}
-	case NoteBreaker:
-		d.endedByBreakers(e, before)
-		e.advise("`trunkline explain --last-errors 20 %s` shows the calls that opened it, as long as they are remembered.", d.name())
-	case NoteOverload:
-		e.say("Trunkline itself is short of memory or CPU and takes no new calls: %s.%s Calls under way go on.", n.Text, again)
-		e.advise("Give this Trunkline more memory or CPU, or run more of them. When it refuses is set by overload.memoryShare, .cpuShare and .queueDelay.")
-	case NoteMessageSize:
-		key := "maxRequestMessageBytes"
-		if n.Name == "response" {
-			key = "maxResponseMessageBytes"
-		}
-		e.say("A %s message is %s long, and the policy allows %s.", n.Name, size(n.A), size(n.B))
-		e.advise("If so large messages are right, raise methodConfig[].%s in %s.", key, d.policy())
-	case NoteHopeless:
-		e.say("The call came with %s left, and half of the last %d calls of this method took longer than %s: it was refused on arrival rather than begun in vain.", span(d.Received), n.B, span(time.Duration(n.A)))
-		e.advise("Give the call more time at the caller, or look at why the method got slower. trunkline.methodPolicy[].refuseHopeless turns this refusal off.")
-	case NoteIdle:
-		e.say("Neither side sent anything for %s, so the stream was ended.%s", span(n.Wait), before)
-		e.advise("If the stream may be silent for so long, raise trunkline.methodPolicy[].idleTimeout in %s.", d.policy())
-	case NoteDrain:
-		e.say("Trunkline was stopped, and the call was still under way when its time was over.")
-		e.advise("Give live calls more time to end: drain.timeout.")
-	}
-}
-
-// endedByBreakers: every endpoint that could have taken the call is behind an open breaker.
-func (d *Decision) endedByBreakers(e *ending, before string) {
-	var names, causes, endpoints []string
-	perMethod := false
-	soonest := time.Duration(0)
-	for i := range d.Notes() {
-		n := &d.Notes()[i]
-		if n.Kind != NoteBreaker || !n.Refused {
-			continue
-		}
-		endpoint, _, method := strings.Cut(n.Name, " x ")
-		perMethod = perMethod || method
-		names, endpoints, causes = append(names, n.Name), append(endpoints, endpoint), append(causes, n.Text)
-		if soonest == 0 || n.Wait > 0 && n.Wait < soonest {
-			soonest = n.Wait
-		}
-	}
-	if len(names) == 1 {
-		e.say("The circuit breaker of %s is open, and there is no other endpoint for the call: %s.", names[0], causes[0])
-	} else {
-		for i := range names {
-			names[i] += " (" + causes[i] + ")"
-		}
-		e.say("The circuit breakers of %s are open, and there is no other endpoint for the call.", join(names))
-	}
-	e.say(" So it was refused at once rather than sent to where it would fail.%s", before)
-	if soonest > 0 {
-		e.say(" The next probe is let through in %s; when probes succeed, the breaker closes.", span(soonest))
-	}
-	it := "it is"
-	if len(endpoints) > 1 {
-		it = "they are"
-	}
-	e.advise("Look at %s: %s what failed. Nothing is to be done to a breaker, it closes by itself.", join(endpoints), it)
-	key := "trunkline.cluster.breaker"
-	if perMethod {
-		key = "trunkline.methodPolicy[].breaker"
-	}
-	e.advise("When it opens, and for how long, is set by %s: consecutive, errorRate, window, minVolume, openFor; what counts as a fault by .faults.", key)
-}
-
-// clusterName is the cluster, for a sentence.
-func (d *Decision) clusterName() string {
-	if d.Cluster == "" {
-		return "the cluster"
-	}
-	return d.Cluster
-}
-
-// concurrencyKey is where a limit of calls at once is set.
-func concurrencyKey(name string) string {
-	switch {
-	case strings.HasPrefix(name, "endpoint "), strings.HasPrefix(name, "every endpoint "):
-		return "trunkline.cluster.concurrency.maxStreamsPerEndpoint"
-	case strings.HasPrefix(name, "method "):
-		return "trunkline.methodPolicy[].maxStreams"
-	}
-	return "trunkline.cluster.concurrency.maxStreams"
 }

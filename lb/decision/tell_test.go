@@ -16,6 +16,7 @@ import (
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/hedge"
 	"github.com/trunkline/trunkline/policy/retry"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -220,6 +221,20 @@ func stories() map[string]*Decision {
 	d.attempts[0].Kind = First
 	all["no_endpoint_reached"] = d
 
+	// As the engine records them.
+	aborted := late(unavailable, First, ms/20, 2*ms, 0)
+	aborted.Status, aborted.Evidence, aborted.Outcome = grpc.ResourceExhausted, retry.EvidenceNone, telemetry.OutcomeOverloaded
+	all["message_too_large_amid_an_attempt"] = call(grpc.ResourceExhausted, 2*ms).own(telemetry.OutcomeOverloaded, "MESSAGE_TOO_LARGE", "a request message of 22 bytes exceeds the method's limit of 10").
+		try(aborted).note(Note{Kind: NoteMessageSize, Name: "request", A: 22, B: 10, Refused: true, At: 2 * ms, Attempt: -1})
+	third := late(unavailable, Retry, 236*ms, 301*ms, 0)
+	third.Status, third.PerTry, third.Given, third.Why = grpc.DeadlineExceeded, 100*ms, 64*ms, retry.NoStatus
+	second := late(cut, Retry, 110*ms, 210*ms, 10*ms)
+	second.PerTry, second.Given, second.Why, second.Endpoint = 100*ms, 100*ms, retry.RetryAmbiguousIdempotent, two
+	d = call(grpc.DeadlineExceeded, 301*ms).try(second).try(third)
+	d.Timeout, d.Limit, d.Retries, d.Idempotent = 300*ms, 300*ms, true, true
+	d.attempts[0].Kind = First
+	all["deadline_after_per_try_timeouts"] = d
+
 	all["no_endpoint"] = call(grpc.Unavailable, ms/20).own(telemetry.OutcomeNoHealthyUpstream, "NO_HEALTHY_ENDPOINT", "no healthy endpoint: cluster shop has none")
 	all["no_endpoint"].Pool = &Pool{}
 
@@ -368,6 +383,15 @@ func TestAdviceNamesOnlyKeysThatExist(t *testing.T) {
 	}
 	if seen < 30 {
 		t.Errorf("only %d keys are named in all stories", seen)
+	}
+}
+
+func TestAPolicyIsToldInItsOwnWords(t *testing.T) {
+	d := call(grpc.OK, ms)
+	d.Settings = &serviceconfig.Method{Name: "shop.Catalog", MaxStreams: 7}
+	want := `policy: "shop.Catalog" of trunkline.yaml: ` + strings.Join(d.Settings.Words(), "; ")
+	if !slices.ContainsFunc(d.Tell(Around{}), func(l Line) bool { return l.Text == want }) || !strings.Contains(want, "7") {
+		t.Errorf("no line %q", want)
 	}
 }
 

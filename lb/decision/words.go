@@ -118,6 +118,18 @@ func picked(r balance.Reason) string {
 	return r.String()
 }
 
+// cut: Trunkline gave the attempt up for a reason of its own, which says nothing of the endpoint.
+func (a *Attempt) cut() bool {
+	if a.Evidence != retry.EvidenceNone || a.Lost {
+		return false
+	}
+	switch a.Outcome {
+	case telemetry.OutcomeLocalReset, telemetry.OutcomeOverloaded, telemetry.OutcomeDownstreamProtocolError, telemetry.OutcomeRateLimited:
+		return true
+	}
+	return false
+}
+
 // failed says how an attempt failed, the endpoint being the subject: "answered UNAVAILABLE".
 func (a *Attempt) failed() string {
 	switch {
@@ -136,6 +148,9 @@ func (a *Attempt) failed() string {
 	case telemetry.OutcomeUpstreamReset:
 		return "reset the stream (" + a.Status.String() + ")"
 	case telemetry.OutcomeUpstreamTimeout:
+		if a.Status == grpc.Unavailable {
+			return "was silent for too long"
+		}
 		return "had not answered when the call's time was up"
 	case telemetry.OutcomeUpstreamProtocolError:
 		return "broke the HTTP/2 protocol"
@@ -149,7 +164,7 @@ func (a *Attempt) failed() string {
 	return "ended the attempt with " + a.Status.String()
 }
 
-// bad says that an attempt failed, rather than ended well or was given up for another's sake.
+// bad says that an attempt failed, rather than ended well or was given up for another reason.
 func (a *Attempt) bad() bool {
 	return !a.Lost && (a.Status != grpc.OK || a.Evidence != retry.EvidenceNone)
 }

@@ -28,14 +28,20 @@ type character struct {
 	pace          time.Duration // per step of a call
 	refuseStream  uint64        // each so many-th stream is refused in HTTP/2, unprocessed; 0: none
 	refuseGet     uint64        // each so many-th GetTea ends UNAVAILABLE; 0: none
+	dawdle        uint64        // each so many-th ListTeas takes dawdling; 0: none
+	closes        bool          // for a while it fails every call; see demo.ring
 	extraMethod   bool
 }
+
+// dawdling is how long a ListTeas takes that is slow.
+const dawdling = 200 * time.Millisecond
 
 func cast() []character {
 	return []character{
 		{name: "shop-a", version: "v1", says: "slow", pace: 30 * time.Millisecond},
-		{name: "shop-b", version: "v1", says: "refuses every 8th stream, and every 25th GetTea with UNAVAILABLE", pace: 2 * time.Millisecond, refuseStream: 8, refuseGet: 25},
+		{name: "shop-b", version: "v1", says: "every 8th stream refused, every 10th GetTea UNAVAILABLE, every 3rd ListTeas takes 200 ms", pace: 2 * time.Millisecond, refuseStream: 8, refuseGet: 10, dawdle: 3},
 		{name: "shop-c", version: "v2", says: "a new version: it alone has " + suggestTea, pace: 2 * time.Millisecond, extraMethod: true},
+		{name: "shop-d", version: "v1", says: "closes now and then, and fails every call meanwhile", pace: 2 * time.Millisecond, closes: true},
 	}
 }
 
@@ -56,7 +62,7 @@ func startBackend(c character, host string, traces *trace.TracerProvider) (*back
 		return nil, fmt.Errorf("demo backend %s: %w", c.name, err)
 	}
 	b := &backend{character: c, address: listener.Addr().String(), shop: &shop{
-		me: &demov1.Server{Name: c.name, Version: c.version}, pace: c.pace, refuse: c.refuseGet,
+		me: &demov1.Server{Name: c.name, Version: c.version}, pace: c.pace, refuse: c.refuseGet, dawdle: c.dawdle,
 	}}
 	if c.refuseStream > 0 {
 		gate, err := newRefuser(listener, c.refuseStream)
@@ -75,7 +81,7 @@ func startBackend(c character, host string, traces *trace.TracerProvider) (*back
 }
 
 func (b *backend) register(traces *trace.TracerProvider) error {
-	var opts []grpc.ServerOption
+	opts := []grpc.ServerOption{grpc.UnaryInterceptor(b.shop.doorUnary), grpc.StreamInterceptor(b.shop.doorStream)}
 	if traces != nil {
 		opts = append(opts, opentelemetry.ServerOption(opentelemetry.Options{TraceOptions: traceOptions(traces)}))
 	}

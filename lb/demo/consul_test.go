@@ -56,7 +56,7 @@ func TestBackendsRegisterWithTagAndGRPCCheckAndWithdraw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(a.entries) != 3 || len(a.gone) != 0 {
+	if len(a.entries) != 4 || len(a.gone) != 0 {
 		t.Fatalf("%d entries, withdrawn %v", len(a.entries), a.gone)
 	}
 	for id, e := range a.entries {
@@ -65,7 +65,7 @@ func TestBackendsRegisterWithTagAndGRPCCheckAndWithdraw(t *testing.T) {
 			t.Errorf("%s: %+v, check %+v", id, e, e.Check)
 		}
 	}
-	if err := c.withdraw(); err != nil || len(a.gone) != 3 {
+	if err := c.withdraw(); err != nil || len(a.gone) != 4 {
 		t.Errorf("withdrawn %v: %v", a.gone, err)
 	}
 }

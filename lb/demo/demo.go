@@ -1,9 +1,10 @@
-// Package demo owns `trunkline demo`: three tea shops behind a Trunkline, and a gentle client in front of it, in one
+// Package demo owns `trunkline demo`: four tea shops behind a Trunkline, and a gentle client in front of it, in one
 // process. It must not be needed by anything but the command line, and must not reach into the balancer: it starts it as
 // anybody would, with a config, and calls it over the network.
 //
 // What it shows: a slow backend gets fewer calls (least_request); a backend that refuses streams unprocessed fails no call;
-// a new version's method goes to the backend that has it, with no word of configuration (server reflection).
+// a new version's method goes to the backend that has it, with no word of configuration (server reflection); policies hide
+// calls that fail or dawdle, take an endpoint out that fails all of its calls, and turn away what is over a limit.
 package demo
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"time"
 
 	"go.opentelemetry.io/otel/sdk/trace"
@@ -54,9 +56,16 @@ type Options struct {
 // interval is the pause between the calls of the gentle client.
 const interval = 250 * time.Millisecond
 
+// With Once: so many calls at a time, and about how long the client calls gently until the ejected shop is in again: its
+// baseEjectionTime, one sweep, and enough for a slow machine.
+const (
+	atOnce   = 8
+	comeback = 8 * time.Second
+)
+
 // Run is the demo. With Once it returns nil only if all was as it must be; else it stays until ctx ends, and returns nil.
 func Run(ctx context.Context, o Options) (err error) {
-	d := &demo{Options: o, tally: newTally()}
+	d := &demo{Options: o, tally: newTally(), http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.startBackends(ctx); err != nil {
 		return err
@@ -84,6 +93,9 @@ type demo struct {
 	client   *client
 	ended    chan struct{} // closed when the balancer has ended, of itself or not
 	closers  []func() error
+	http     *http.Client   // for the admin address
+	out      int            // how often the shop that closes was found ejected when it opened
+	before   map[string]int // what each shop had answered when the closed one opened again
 }
 
 // later runs f when the demo ends, the newest first.
@@ -155,7 +167,9 @@ func (d *demo) config() *configv1.Config {
 		Admin:     &configv1.Admin{Address: d.Admin},
 		Discovery: &configv1.Discovery{},
 		AccessLog: &configv1.AccessLog{Mode: "off"},
-		Log:       &configv1.Log{Level: "warn"},
+		Log:       &configv1.Log{Level: "error"}, // that shop-d is ejected now and then is no news
+		// One file for clients and proxy: a gRPC client would take this text, too.
+		ServiceConfig: policies,
 	}
 	if d.Consul != "" {
 		c.Discovery.Consul = &configv1.Consul{Address: consulURL(d.Consul), SnapshotDir: "-"}
@@ -226,7 +240,7 @@ func loopback(a net.Addr) string {
 // known waits until Trunkline has found the shops and asked each what it serves.
 func (d *demo) known(ctx context.Context) error {
 	const patience = 20 * time.Second
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the balancer has not learned of all three backends within %v", patience))
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the balancer has not learned of all backends within %v", patience))
 	defer cancel()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
@@ -268,24 +282,51 @@ func (d *demo) missing() string {
 	return ""
 }
 
+// once is a play in three acts: all shops are open; shop-d closes; it is open again, and is found to be after a while.
 func (d *demo) once(ctx context.Context) error {
-	fmt.Fprintf(d.Out, "%d calls of %s through Trunkline on %s, to three backends:\n\n", d.Calls, demov1.Shop_ServiceDesc.ServiceName, d.target())
-	d.client.rush(ctx, d.Calls, 8)
-	return d.settle(true)
+	fmt.Fprintf(d.Out, "%d calls of %s through Trunkline on %s, to four backends:\n\n", d.Calls, demov1.Shop_ServiceDesc.ServiceName, d.target())
+	calls := deal(d.Calls)
+	act := func(n int) {
+		d.client.make(ctx, calls[:min(n, len(calls))], atOnce)
+		calls = calls[min(n, len(calls)):]
+	}
+	act(d.Calls / 4)
+	d.door(true)
+	act(d.Calls / 4)
+	d.open(ctx)
+	gently := time.NewTicker(max(time.Millisecond, comeback/time.Duration(len(calls)+1)))
+	defer gently.Stop()
+	for len(calls) > 0 && !d.returned() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-gently.C:
+			act(1)
+		}
+	}
+	act(len(calls))
+	return d.settle(ctx, true)
 }
 
 // settle prints the table and what is to be said about it.
-func (d *demo) settle(exact bool) error {
+func (d *demo) settle(ctx context.Context, exact bool) error {
 	d.tally.table(d.Out, d.backends)
-	var refused uint64
-	for _, b := range d.backends {
-		refused += b.refusedStreams()
+	fmt.Fprintln(d.Out, "\nNOT_FOUND: the client asked for coffee. RESOURCE_EXHAUSTED: the samples are rationed.")
+	bad := d.tally.verdict(d.backends, d.client.resends.Load(), exact)
+	if d.admin() != "" {
+		e, err := d.effects(ctx)
+		switch {
+		case err != nil:
+			bad = append(bad, err.Error())
+		case exact:
+			bad = append(bad, d.check(e)...)
+			fallthrough
+		default:
+			d.tell(e)
+			d.explain(d.retried(ctx))
+		}
 	}
-	fmt.Fprintln(d.Out, "\nNOT_FOUND: the client asked for coffee. UNAVAILABLE: shop-b said so, as it does now and then.")
-	if refused > 0 {
-		fmt.Fprintf(d.Out, "Streams that shop-b refused unprocessed: %d. Trunkline placed each elsewhere; no caller noticed.\n", refused)
-	}
-	if bad := d.tally.verdict(d.backends, d.client.resends.Load(), exact); len(bad) > 0 {
+	if len(bad) > 0 {
 		errs := make([]error, len(bad))
 		for i, b := range bad {
 			errs[i] = errors.New(b)

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -20,9 +22,40 @@ type shop struct {
 	me     *demov1.Server
 	pace   time.Duration // how long each step takes; set once in newShop
 	refuse uint64        // each so many-th GetTea is refused with UNAVAILABLE, 0: none; set once in newShop
+	dawdle uint64        // each so many-th ListTeas takes dawdling, 0: none; set once in newShop
 
+	closed  atomic.Bool   // it fails every call
+	turned  atomic.Uint64 // calls that failed because it was closed
 	gets    atomic.Uint64 // GetTea calls so far
-	refused atomic.Uint64 // of them, refused with UNAVAILABLE
+	lists   atomic.Uint64 // ListTeas calls so far
+	tasted  atomic.Uint64 // TasteTea calls so far that came in
+	refused atomic.Uint64 // calls of all methods but ListTeas that ended UNAVAILABLE: those that are retried, not hedged
+}
+
+// door turns calls of the Shop away while the shop is closed. Its health check and reflection know nothing of that.
+func (s *shop) door(method string) error {
+	if !s.closed.Load() || !strings.HasPrefix(method, "/"+demov1.Shop_ServiceDesc.ServiceName+"/") {
+		return nil
+	}
+	s.turned.Add(1)
+	if !strings.HasSuffix(method, "/"+listTeas) {
+		s.refused.Add(1)
+	}
+	return status.Errorf(codes.Unavailable, "%s is closed", s.me.GetName())
+}
+
+func (s *shop) doorUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	if err := s.door(info.FullMethod); err != nil {
+		return nil, err
+	}
+	return handle(ctx, req)
+}
+
+func (s *shop) doorStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if err := s.door(info.FullMethod); err != nil {
+		return err
+	}
+	return handle(srv, stream)
 }
 
 // shelf is what every shop carries.
@@ -45,11 +78,13 @@ func lookUp(name string) (*demov1.Tea, error) {
 }
 
 // wait is one step of work: it ends early with the call.
-func (s *shop) wait(ctx context.Context) error {
-	if s.pace == 0 {
+func (s *shop) wait(ctx context.Context) error { return s.take(ctx, s.pace) }
+
+func (s *shop) take(ctx context.Context, d time.Duration) error {
+	if d == 0 {
 		return nil
 	}
-	t := time.NewTimer(s.pace)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -72,6 +107,25 @@ func (s *shop) GetTea(ctx context.Context, req *demov1.GetTeaRequest) (*demov1.G
 		return nil, err
 	}
 	return &demov1.GetTeaResponse{Tea: tea, Server: s.me}, nil
+}
+
+func (s *shop) ListTeas(ctx context.Context, _ *demov1.ListTeasRequest) (*demov1.ListTeasResponse, error) {
+	pace := s.pace
+	if n := s.lists.Add(1); s.dawdle > 0 && n%s.dawdle == 0 {
+		pace = dawdling
+	}
+	if err := s.take(ctx, pace); err != nil {
+		return nil, err
+	}
+	return &demov1.ListTeasResponse{Teas: shelf(), Server: s.me}, nil
+}
+
+func (s *shop) TasteTea(ctx context.Context, _ *demov1.TasteTeaRequest) (*demov1.TasteTeaResponse, error) {
+	s.tasted.Add(1)
+	if err := s.wait(ctx); err != nil {
+		return nil, err
+	}
+	return &demov1.TasteTeaResponse{Tea: shelf()[0], Server: s.me}, nil
 }
 
 // suggestTea is the method that only the new version has; see newVersion.

@@ -16,12 +16,14 @@ import (
 func (d *demo) welcome() {
 	p := func(format string, a ...any) { fmt.Fprintf(d.Out, format+"\n", a...) }
 	target, admin, service := d.target(), loopback(d.balancer.AdminAddr()), demov1.Shop_ServiceDesc.ServiceName
-	p("Trunkline: three tea shops at the end of one trunk line, and a client that calls them four times a second.\n")
+	p("Trunkline: four tea shops at the end of one trunk line, and a client that calls them four times a second.\n")
 	p("  calls come in at   %s   (gRPC over h2c)", target)
 	p("  watch them live    http://%s/\n", admin)
 	for _, b := range d.backends {
 		p("  %s %s at %-16s %s", b.name, b.version, b.address, b.says)
 	}
+	p("\nThe client sees none of these failures: Trunkline retries, hedges ListTeas, and ejects shop-d while it is closed. Only")
+	p("TasteTea has a limit, and is turned away beyond it.")
 	if d.Consul != "" {
 		p("\nThe shops are registered in the Consul at %s as “%s” with the tag grpc; that is all Trunkline was told.", d.Consul, shopCluster)
 	} else {
@@ -35,7 +37,9 @@ func (d *demo) welcome() {
 		{"grpcurl -plaintext " + target + " " + service + "/" + suggestTea, "only the new version has it"},
 		{d.Command + " explain " + service + "/" + suggestTea + " --admin " + admin, "why it goes where it goes"},
 		{d.Command + " explain " + service + "/GetTee --admin " + admin, "a slip of the pen"},
-		{"curl -s http://" + admin + "/metrics | grep ^trunkline_calls_total", ""},
+		{d.ask("--last-errors"), "what went wrong, why, and what to change"},
+		{d.ask("--last"), "the latest calls of any kind, and their traces' ids"},
+		{"curl -s http://" + admin + "/metrics | grep -E '^trunkline_(calls|retries|hedges|limited)_total'", ""},
 		{"grpcurl -plaintext " + admin + " trunkline.admin.v1.AdminService/ListClusters", "what the page shows"},
 	})
 	if d.OTLP == "" {
@@ -61,6 +65,35 @@ func hints(w io.Writer, lines [][2]string) {
 	}
 }
 
+// The opening hours of a shop that closes.
+const (
+	openFor   = 15 * time.Second
+	closedFor = 15 * time.Second
+)
+
+// hours closes shop-d now and then, until ctx ends. After the first time it shows how to ask about a call that was retried.
+func (d *demo) hours(ctx context.Context) {
+	wait := func(t time.Duration) bool {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(t):
+			return true
+		}
+	}
+	for first := true; wait(openFor); first = false {
+		d.door(true)
+		ended := !wait(closedFor)
+		d.open(ctx)
+		if ended {
+			return
+		}
+		if c := d.retried(ctx); first && c != nil {
+			fmt.Fprintf(d.Out, "%s  shop-d was closed for %v. A call that was tried again meanwhile, in words:\n  %s\n", time.Now().Format(time.TimeOnly), closedFor, d.ask("--trace "+c.GetTraceId()))
+		}
+	}
+}
+
 // stay lets the gentle client call until ctx ends or somebody drains the balancer, with a line of news now and then.
 func (d *demo) stay(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -68,6 +101,7 @@ func (d *demo) stay(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { d.client.stroll(ctx, interval) })
+	wg.Go(func() { d.hours(ctx) })
 	news := time.NewTicker(15 * time.Second)
 	defer news.Stop()
 	for {
@@ -77,7 +111,7 @@ func (d *demo) stay(ctx context.Context) {
 		case <-ctx.Done():
 			wg.Wait()
 			fmt.Fprintln(d.Out, "\nThe client's calls:")
-			if err := d.settle(false); err != nil {
+			if err := d.settle(context.WithoutCancel(ctx), false); err != nil {
 				fmt.Fprintln(d.Out, err)
 			}
 			return

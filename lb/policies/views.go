@@ -30,9 +30,10 @@ func (c *Cluster) tables() (all []*breaker.Table) {
 		all = append(all, c.Fallen)
 	}
 	seen := map[breaker.Settings]bool{}
+	methods := c.config.Methods() // sorted: not with the lock held, for which shards wait
 	c.state.mu.Lock()
 	defer c.state.mu.Unlock()
-	for _, m := range c.config.Methods() {
+	for _, m := range methods {
 		if m.Breaker == nil || seen[*m.Breaker] {
 			continue
 		}

@@ -170,7 +170,7 @@ func breakerWords(b *breaker.Settings) string {
 func outlierWords(s *outlier.Settings) string {
 	var who []string
 	if s.Consecutive > 0 {
-		who = append(who, "after "+plural(s.Consecutive, "fault")+" in a row")
+		who = append(who, "that had "+plural(s.Consecutive, "fault")+" in a row")
 	}
 	if r := s.SuccessRate; r != nil {
 		who = append(who, fmt.Sprintf("that succeed less often than the others (%s standard deviations)", number(r.StdevFactor)))

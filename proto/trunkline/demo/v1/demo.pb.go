@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: trunkline/demo/v1/demo.proto
 
-// The small service that `trunkline demo` runs three backends of.
+// The small service that `trunkline demo` runs four backends of.
 
 package demov1
 
@@ -151,6 +151,190 @@ func (x *Server) GetVersion() string {
 	return ""
 }
 
+// ListTeasRequest asks for the shelf.
+type ListTeasRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTeasRequest) Reset() {
+	*x = ListTeasRequest{}
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTeasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTeasRequest) ProtoMessage() {}
+
+func (x *ListTeasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTeasRequest.ProtoReflect.Descriptor instead.
+func (*ListTeasRequest) Descriptor() ([]byte, []int) {
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{2}
+}
+
+// ListTeasResponse is the shelf.
+type ListTeasResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is on it.
+	Teas []*Tea `protobuf:"bytes,1,rep,name=teas,proto3" json:"teas,omitempty"`
+	// Who answered.
+	Server        *Server `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTeasResponse) Reset() {
+	*x = ListTeasResponse{}
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTeasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTeasResponse) ProtoMessage() {}
+
+func (x *ListTeasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTeasResponse.ProtoReflect.Descriptor instead.
+func (*ListTeasResponse) Descriptor() ([]byte, []int) {
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListTeasResponse) GetTeas() []*Tea {
+	if x != nil {
+		return x.Teas
+	}
+	return nil
+}
+
+func (x *ListTeasResponse) GetServer() *Server {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+// TasteTeaRequest asks for a sample.
+type TasteTeaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TasteTeaRequest) Reset() {
+	*x = TasteTeaRequest{}
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TasteTeaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TasteTeaRequest) ProtoMessage() {}
+
+func (x *TasteTeaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TasteTeaRequest.ProtoReflect.Descriptor instead.
+func (*TasteTeaRequest) Descriptor() ([]byte, []int) {
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{4}
+}
+
+// TasteTeaResponse is the sample.
+type TasteTeaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is in the cup.
+	Tea *Tea `protobuf:"bytes,1,opt,name=tea,proto3" json:"tea,omitempty"`
+	// Who answered.
+	Server        *Server `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TasteTeaResponse) Reset() {
+	*x = TasteTeaResponse{}
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TasteTeaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TasteTeaResponse) ProtoMessage() {}
+
+func (x *TasteTeaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TasteTeaResponse.ProtoReflect.Descriptor instead.
+func (*TasteTeaResponse) Descriptor() ([]byte, []int) {
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TasteTeaResponse) GetTea() *Tea {
+	if x != nil {
+		return x.Tea
+	}
+	return nil
+}
+
+func (x *TasteTeaResponse) GetServer() *Server {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
 // GetTeaRequest asks for one tea.
 type GetTeaRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -162,7 +346,7 @@ type GetTeaRequest struct {
 
 func (x *GetTeaRequest) Reset() {
 	*x = GetTeaRequest{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[2]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +358,7 @@ func (x *GetTeaRequest) String() string {
 func (*GetTeaRequest) ProtoMessage() {}
 
 func (x *GetTeaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[2]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +371,7 @@ func (x *GetTeaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTeaRequest.ProtoReflect.Descriptor instead.
 func (*GetTeaRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{2}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetTeaRequest) GetName() string {
@@ -210,7 +394,7 @@ type GetTeaResponse struct {
 
 func (x *GetTeaResponse) Reset() {
 	*x = GetTeaResponse{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[3]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -222,7 +406,7 @@ func (x *GetTeaResponse) String() string {
 func (*GetTeaResponse) ProtoMessage() {}
 
 func (x *GetTeaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[3]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -235,7 +419,7 @@ func (x *GetTeaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTeaResponse.ProtoReflect.Descriptor instead.
 func (*GetTeaResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{3}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetTeaResponse) GetTea() *Tea {
@@ -263,7 +447,7 @@ type WatchKettleRequest struct {
 
 func (x *WatchKettleRequest) Reset() {
 	*x = WatchKettleRequest{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[4]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +459,7 @@ func (x *WatchKettleRequest) String() string {
 func (*WatchKettleRequest) ProtoMessage() {}
 
 func (x *WatchKettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[4]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +472,7 @@ func (x *WatchKettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchKettleRequest.ProtoReflect.Descriptor instead.
 func (*WatchKettleRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{4}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchKettleRequest) GetUntilCelsius() uint32 {
@@ -311,7 +495,7 @@ type WatchKettleResponse struct {
 
 func (x *WatchKettleResponse) Reset() {
 	*x = WatchKettleResponse{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[5]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +507,7 @@ func (x *WatchKettleResponse) String() string {
 func (*WatchKettleResponse) ProtoMessage() {}
 
 func (x *WatchKettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[5]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +520,7 @@ func (x *WatchKettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchKettleResponse.ProtoReflect.Descriptor instead.
 func (*WatchKettleResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{5}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchKettleResponse) GetCelsius() uint32 {
@@ -366,7 +550,7 @@ type PlaceOrderRequest struct {
 
 func (x *PlaceOrderRequest) Reset() {
 	*x = PlaceOrderRequest{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[6]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -378,7 +562,7 @@ func (x *PlaceOrderRequest) String() string {
 func (*PlaceOrderRequest) ProtoMessage() {}
 
 func (x *PlaceOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[6]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -391,7 +575,7 @@ func (x *PlaceOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOrderRequest.ProtoReflect.Descriptor instead.
 func (*PlaceOrderRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{6}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PlaceOrderRequest) GetTea() string {
@@ -423,7 +607,7 @@ type PlaceOrderResponse struct {
 
 func (x *PlaceOrderResponse) Reset() {
 	*x = PlaceOrderResponse{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[7]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +619,7 @@ func (x *PlaceOrderResponse) String() string {
 func (*PlaceOrderResponse) ProtoMessage() {}
 
 func (x *PlaceOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[7]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +632,7 @@ func (x *PlaceOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOrderResponse.ProtoReflect.Descriptor instead.
 func (*PlaceOrderResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{7}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PlaceOrderResponse) GetLines() uint32 {
@@ -483,7 +667,7 @@ type ChatRequest struct {
 
 func (x *ChatRequest) Reset() {
 	*x = ChatRequest{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[8]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +679,7 @@ func (x *ChatRequest) String() string {
 func (*ChatRequest) ProtoMessage() {}
 
 func (x *ChatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[8]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +692,7 @@ func (x *ChatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChatRequest.ProtoReflect.Descriptor instead.
 func (*ChatRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{8}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChatRequest) GetText() string {
@@ -531,7 +715,7 @@ type ChatResponse struct {
 
 func (x *ChatResponse) Reset() {
 	*x = ChatResponse{}
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[9]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +727,7 @@ func (x *ChatResponse) String() string {
 func (*ChatResponse) ProtoMessage() {}
 
 func (x *ChatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[9]
+	mi := &file_trunkline_demo_v1_demo_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +740,7 @@ func (x *ChatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChatResponse.ProtoReflect.Descriptor instead.
 func (*ChatResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{9}
+	return file_trunkline_demo_v1_demo_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ChatResponse) GetText() string {
@@ -586,7 +770,15 @@ const file_trunkline_demo_v1_demo_proto_rawDesc = "" +
 	"\fbrew_celsius\x18\x04 \x01(\rR\vbrewCelsius\"6\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\"#\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"\x11\n" +
+	"\x0fListTeasRequest\"q\n" +
+	"\x10ListTeasResponse\x12*\n" +
+	"\x04teas\x18\x01 \x03(\v2\x16.trunkline.demo.v1.TeaR\x04teas\x121\n" +
+	"\x06server\x18\x02 \x01(\v2\x19.trunkline.demo.v1.ServerR\x06server\"\x11\n" +
+	"\x0fTasteTeaRequest\"o\n" +
+	"\x10TasteTeaResponse\x12(\n" +
+	"\x03tea\x18\x01 \x01(\v2\x16.trunkline.demo.v1.TeaR\x03tea\x121\n" +
+	"\x06server\x18\x02 \x01(\v2\x19.trunkline.demo.v1.ServerR\x06server\"#\n" +
 	"\rGetTeaRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"m\n" +
 	"\x0eGetTeaResponse\x12(\n" +
@@ -609,8 +801,10 @@ const file_trunkline_demo_v1_demo_proto_rawDesc = "" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"U\n" +
 	"\fChatResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x121\n" +
-	"\x06server\x18\x02 \x01(\v2\x19.trunkline.demo.v1.ServerR\x06server2\xdf\x02\n" +
-	"\x04Shop\x12M\n" +
+	"\x06server\x18\x02 \x01(\v2\x19.trunkline.demo.v1.ServerR\x06server2\x8e\x04\n" +
+	"\x04Shop\x12X\n" +
+	"\bListTeas\x12\".trunkline.demo.v1.ListTeasRequest\x1a#.trunkline.demo.v1.ListTeasResponse\"\x03\x90\x02\x01\x12S\n" +
+	"\bTasteTea\x12\".trunkline.demo.v1.TasteTeaRequest\x1a#.trunkline.demo.v1.TasteTeaResponse\x12M\n" +
 	"\x06GetTea\x12 .trunkline.demo.v1.GetTeaRequest\x1a!.trunkline.demo.v1.GetTeaResponse\x12^\n" +
 	"\vWatchKettle\x12%.trunkline.demo.v1.WatchKettleRequest\x1a&.trunkline.demo.v1.WatchKettleResponse0\x01\x12[\n" +
 	"\n" +
@@ -629,38 +823,50 @@ func file_trunkline_demo_v1_demo_proto_rawDescGZIP() []byte {
 	return file_trunkline_demo_v1_demo_proto_rawDescData
 }
 
-var file_trunkline_demo_v1_demo_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_trunkline_demo_v1_demo_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_trunkline_demo_v1_demo_proto_goTypes = []any{
 	(*Tea)(nil),                 // 0: trunkline.demo.v1.Tea
 	(*Server)(nil),              // 1: trunkline.demo.v1.Server
-	(*GetTeaRequest)(nil),       // 2: trunkline.demo.v1.GetTeaRequest
-	(*GetTeaResponse)(nil),      // 3: trunkline.demo.v1.GetTeaResponse
-	(*WatchKettleRequest)(nil),  // 4: trunkline.demo.v1.WatchKettleRequest
-	(*WatchKettleResponse)(nil), // 5: trunkline.demo.v1.WatchKettleResponse
-	(*PlaceOrderRequest)(nil),   // 6: trunkline.demo.v1.PlaceOrderRequest
-	(*PlaceOrderResponse)(nil),  // 7: trunkline.demo.v1.PlaceOrderResponse
-	(*ChatRequest)(nil),         // 8: trunkline.demo.v1.ChatRequest
-	(*ChatResponse)(nil),        // 9: trunkline.demo.v1.ChatResponse
+	(*ListTeasRequest)(nil),     // 2: trunkline.demo.v1.ListTeasRequest
+	(*ListTeasResponse)(nil),    // 3: trunkline.demo.v1.ListTeasResponse
+	(*TasteTeaRequest)(nil),     // 4: trunkline.demo.v1.TasteTeaRequest
+	(*TasteTeaResponse)(nil),    // 5: trunkline.demo.v1.TasteTeaResponse
+	(*GetTeaRequest)(nil),       // 6: trunkline.demo.v1.GetTeaRequest
+	(*GetTeaResponse)(nil),      // 7: trunkline.demo.v1.GetTeaResponse
+	(*WatchKettleRequest)(nil),  // 8: trunkline.demo.v1.WatchKettleRequest
+	(*WatchKettleResponse)(nil), // 9: trunkline.demo.v1.WatchKettleResponse
+	(*PlaceOrderRequest)(nil),   // 10: trunkline.demo.v1.PlaceOrderRequest
+	(*PlaceOrderResponse)(nil),  // 11: trunkline.demo.v1.PlaceOrderResponse
+	(*ChatRequest)(nil),         // 12: trunkline.demo.v1.ChatRequest
+	(*ChatResponse)(nil),        // 13: trunkline.demo.v1.ChatResponse
 }
 var file_trunkline_demo_v1_demo_proto_depIdxs = []int32{
-	0, // 0: trunkline.demo.v1.GetTeaResponse.tea:type_name -> trunkline.demo.v1.Tea
-	1, // 1: trunkline.demo.v1.GetTeaResponse.server:type_name -> trunkline.demo.v1.Server
-	1, // 2: trunkline.demo.v1.WatchKettleResponse.server:type_name -> trunkline.demo.v1.Server
-	1, // 3: trunkline.demo.v1.PlaceOrderResponse.server:type_name -> trunkline.demo.v1.Server
-	1, // 4: trunkline.demo.v1.ChatResponse.server:type_name -> trunkline.demo.v1.Server
-	2, // 5: trunkline.demo.v1.Shop.GetTea:input_type -> trunkline.demo.v1.GetTeaRequest
-	4, // 6: trunkline.demo.v1.Shop.WatchKettle:input_type -> trunkline.demo.v1.WatchKettleRequest
-	6, // 7: trunkline.demo.v1.Shop.PlaceOrder:input_type -> trunkline.demo.v1.PlaceOrderRequest
-	8, // 8: trunkline.demo.v1.Shop.Chat:input_type -> trunkline.demo.v1.ChatRequest
-	3, // 9: trunkline.demo.v1.Shop.GetTea:output_type -> trunkline.demo.v1.GetTeaResponse
-	5, // 10: trunkline.demo.v1.Shop.WatchKettle:output_type -> trunkline.demo.v1.WatchKettleResponse
-	7, // 11: trunkline.demo.v1.Shop.PlaceOrder:output_type -> trunkline.demo.v1.PlaceOrderResponse
-	9, // 12: trunkline.demo.v1.Shop.Chat:output_type -> trunkline.demo.v1.ChatResponse
-	9, // [9:13] is the sub-list for method output_type
-	5, // [5:9] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	0,  // 0: trunkline.demo.v1.ListTeasResponse.teas:type_name -> trunkline.demo.v1.Tea
+	1,  // 1: trunkline.demo.v1.ListTeasResponse.server:type_name -> trunkline.demo.v1.Server
+	0,  // 2: trunkline.demo.v1.TasteTeaResponse.tea:type_name -> trunkline.demo.v1.Tea
+	1,  // 3: trunkline.demo.v1.TasteTeaResponse.server:type_name -> trunkline.demo.v1.Server
+	0,  // 4: trunkline.demo.v1.GetTeaResponse.tea:type_name -> trunkline.demo.v1.Tea
+	1,  // 5: trunkline.demo.v1.GetTeaResponse.server:type_name -> trunkline.demo.v1.Server
+	1,  // 6: trunkline.demo.v1.WatchKettleResponse.server:type_name -> trunkline.demo.v1.Server
+	1,  // 7: trunkline.demo.v1.PlaceOrderResponse.server:type_name -> trunkline.demo.v1.Server
+	1,  // 8: trunkline.demo.v1.ChatResponse.server:type_name -> trunkline.demo.v1.Server
+	2,  // 9: trunkline.demo.v1.Shop.ListTeas:input_type -> trunkline.demo.v1.ListTeasRequest
+	4,  // 10: trunkline.demo.v1.Shop.TasteTea:input_type -> trunkline.demo.v1.TasteTeaRequest
+	6,  // 11: trunkline.demo.v1.Shop.GetTea:input_type -> trunkline.demo.v1.GetTeaRequest
+	8,  // 12: trunkline.demo.v1.Shop.WatchKettle:input_type -> trunkline.demo.v1.WatchKettleRequest
+	10, // 13: trunkline.demo.v1.Shop.PlaceOrder:input_type -> trunkline.demo.v1.PlaceOrderRequest
+	12, // 14: trunkline.demo.v1.Shop.Chat:input_type -> trunkline.demo.v1.ChatRequest
+	3,  // 15: trunkline.demo.v1.Shop.ListTeas:output_type -> trunkline.demo.v1.ListTeasResponse
+	5,  // 16: trunkline.demo.v1.Shop.TasteTea:output_type -> trunkline.demo.v1.TasteTeaResponse
+	7,  // 17: trunkline.demo.v1.Shop.GetTea:output_type -> trunkline.demo.v1.GetTeaResponse
+	9,  // 18: trunkline.demo.v1.Shop.WatchKettle:output_type -> trunkline.demo.v1.WatchKettleResponse
+	11, // 19: trunkline.demo.v1.Shop.PlaceOrder:output_type -> trunkline.demo.v1.PlaceOrderResponse
+	13, // 20: trunkline.demo.v1.Shop.Chat:output_type -> trunkline.demo.v1.ChatResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_demo_v1_demo_proto_init() }
@@ -674,7 +880,7 @@ func file_trunkline_demo_v1_demo_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trunkline_demo_v1_demo_proto_rawDesc), len(file_trunkline_demo_v1_demo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: trunkline/demo/v1/demo.proto
 
-// The small service that `trunkline demo` runs three backends of.
+// The small service that `trunkline demo` runs four backends of.
 
 package demov1
 
@@ -21,6 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
+	Shop_ListTeas_FullMethodName    = "/trunkline.demo.v1.Shop/ListTeas"
+	Shop_TasteTea_FullMethodName    = "/trunkline.demo.v1.Shop/TasteTea"
 	Shop_GetTea_FullMethodName      = "/trunkline.demo.v1.Shop/GetTea"
 	Shop_WatchKettle_FullMethodName = "/trunkline.demo.v1.Shop/WatchKettle"
 	Shop_PlaceOrder_FullMethodName  = "/trunkline.demo.v1.Shop/PlaceOrder"
@@ -31,8 +33,12 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Shop is a tea shop at the end of a trunk line: one method of each call shape.
+// Shop is a tea shop at the end of a trunk line: methods of each call shape.
 type ShopClient interface {
+	// ListTeas tells what is on the shelf. That it has no side effects stands here, so Trunkline may have it hedged.
+	ListTeas(ctx context.Context, in *ListTeasRequest, opts ...grpc.CallOption) (*ListTeasResponse, error)
+	// TasteTea hands out a free sample. The demo limits how many there are.
+	TasteTea(ctx context.Context, in *TasteTeaRequest, opts ...grpc.CallOption) (*TasteTeaResponse, error)
 	// GetTea looks one tea up. NOT_FOUND when the shop does not carry it.
 	GetTea(ctx context.Context, in *GetTeaRequest, opts ...grpc.CallOption) (*GetTeaResponse, error)
 	// WatchKettle reports the water's temperature until it boils.
@@ -49,6 +55,26 @@ type shopClient struct {
 
 func NewShopClient(cc grpc.ClientConnInterface) ShopClient {
 	return &shopClient{cc}
+}
+
+func (c *shopClient) ListTeas(ctx context.Context, in *ListTeasRequest, opts ...grpc.CallOption) (*ListTeasResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTeasResponse)
+	err := c.cc.Invoke(ctx, Shop_ListTeas_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shopClient) TasteTea(ctx context.Context, in *TasteTeaRequest, opts ...grpc.CallOption) (*TasteTeaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TasteTeaResponse)
+	err := c.cc.Invoke(ctx, Shop_TasteTea_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *shopClient) GetTea(ctx context.Context, in *GetTeaRequest, opts ...grpc.CallOption) (*GetTeaResponse, error) {
@@ -110,8 +136,12 @@ type Shop_ChatClient = grpc.BidiStreamingClient[ChatRequest, ChatResponse]
 // All implementations must embed UnimplementedShopServer
 // for forward compatibility.
 //
-// Shop is a tea shop at the end of a trunk line: one method of each call shape.
+// Shop is a tea shop at the end of a trunk line: methods of each call shape.
 type ShopServer interface {
+	// ListTeas tells what is on the shelf. That it has no side effects stands here, so Trunkline may have it hedged.
+	ListTeas(context.Context, *ListTeasRequest) (*ListTeasResponse, error)
+	// TasteTea hands out a free sample. The demo limits how many there are.
+	TasteTea(context.Context, *TasteTeaRequest) (*TasteTeaResponse, error)
 	// GetTea looks one tea up. NOT_FOUND when the shop does not carry it.
 	GetTea(context.Context, *GetTeaRequest) (*GetTeaResponse, error)
 	// WatchKettle reports the water's temperature until it boils.
@@ -130,6 +160,12 @@ type ShopServer interface {
 // pointer dereference when methods are called.
 type UnimplementedShopServer struct{}
 
+func (UnimplementedShopServer) ListTeas(context.Context, *ListTeasRequest) (*ListTeasResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTeas not implemented")
+}
+func (UnimplementedShopServer) TasteTea(context.Context, *TasteTeaRequest) (*TasteTeaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TasteTea not implemented")
+}
 func (UnimplementedShopServer) GetTea(context.Context, *GetTeaRequest) (*GetTeaResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTea not implemented")
 }
@@ -161,6 +197,42 @@ func RegisterShopServer(s grpc.ServiceRegistrar, srv ShopServer) {
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&Shop_ServiceDesc, srv)
+}
+
+func _Shop_ListTeas_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTeasRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShopServer).ListTeas(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shop_ListTeas_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShopServer).ListTeas(ctx, req.(*ListTeasRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Shop_TasteTea_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TasteTeaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShopServer).TasteTea(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shop_TasteTea_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShopServer).TasteTea(ctx, req.(*TasteTeaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _Shop_GetTea_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -213,6 +285,14 @@ var Shop_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "trunkline.demo.v1.Shop",
 	HandlerType: (*ShopServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListTeas",
+			Handler:    _Shop_ListTeas_Handler,
+		},
+		{
+			MethodName: "TasteTea",
+			Handler:    _Shop_TasteTea_Handler,
+		},
 		{
 			MethodName: "GetTea",
 			Handler:    _Shop_GetTea_Handler,
