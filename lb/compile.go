@@ -22,6 +22,7 @@ import (
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
@@ -29,7 +30,8 @@ import (
 type clusterState struct {
 	cluster   *discovery.Cluster
 	policy    string
-	endpoints []*upstream.Endpoint // as cluster.Endpoints
+	config    *serviceconfig.Config // that holds for it
+	endpoints []*upstream.Endpoint  // as cluster.Endpoints
 }
 
 // Apply puts a new configuration in force, all or nothing. Listeners, the admin address, the shards, tracing and logs are
@@ -215,7 +217,7 @@ func (c *compiler) rulesOf() func(*forward.Target, string, string, bool) *polici
 
 func (c *compiler) addCluster(cl *discovery.Cluster) {
 	live, _ := c.s.documents.of(cl.Name)
-	st := &clusterState{cluster: cl, policy: config.BalancerFor(c.cfg, cl.Name, live)}
+	st := &clusterState{cluster: cl, policy: config.BalancerFor(c.cfg, cl.Name, live), config: live}
 	opts := upstreamOptions(c.cfg, cl.Name)
 	for _, e := range cl.Endpoints {
 		ep := c.s.registry.Endpoint(cl.Name, e.Address, opts)

@@ -138,6 +138,9 @@ func (o outlook) explain(method, authority string) *adminv1.ExplainResponse {
 		r.Candidates = []*adminv1.Candidate{candidate(discovery.Endpoint{Address: builtinName, Weight: 1}, t.Endpoints[0], t, service, name)}
 	case st != nil:
 		r.ClusterSource, r.Balancer = st.cluster.Source, st.policy
+		if m := st.config.For(service, name); len(m.Words()) > 0 {
+			r.Policy, r.PolicySource = &adminv1.MethodPolicy{Name: m.Name, Words: m.Words()}, st.config.Source
+		}
 		for i, e := range st.cluster.Endpoints {
 			r.Candidates = append(r.Candidates, candidate(e, st.endpoints[i], t, service, name))
 		}
@@ -168,6 +171,8 @@ func candidate(e discovery.Endpoint, ep *upstream.Endpoint, t *forward.Target, s
 		}
 	case ep.Down():
 		c.Reason = cmp.Or(ep.LastError(), "its last dial failed")
+	case ep.State() != 0:
+		c.Reason = "it is " + balance.StateString(ep.State())
 	default:
 		c.Eligible = true
 	}

@@ -55,7 +55,7 @@ func (s *Server) observePolicies(o *policyOutlook, g *telemetry.ClusterGauges) {
 	g.Panic = c.Group.Panic()
 	s.observeBreakers(g, c, st)
 	for _, h := range s.keeper.Snapshot(g.Name) {
-		g.Health = append(g.Health, telemetry.HealthGauges{Endpoint: h.Address, Healthy: h.Health != health.Unhealthy, Ejected: h.Ejected,
+		g.Health = append(g.Health, telemetry.HealthGauges{Endpoint: h.Address, Healthy: h.Health != health.Unhealthy, Ejected: h.Ejected, Ejections: h.Ejections,
 			Warm: float64(h.WarmPerMille) / 1000})
 	}
 	for _, b := range c.Budgets() {

@@ -21,6 +21,7 @@ import (
 	"github.com/trunkline/trunkline/lb/forward"
 	"github.com/trunkline/trunkline/lb/transport"
 	"github.com/trunkline/trunkline/lb/upstream"
+	"github.com/trunkline/trunkline/policy/balance"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
@@ -236,6 +237,12 @@ func stateOf(e discovery.Endpoint, ep *upstream.Endpoint) adminv1.EndpointState 
 	switch {
 	case ep.Down():
 		return adminv1.EndpointState_ENDPOINT_STATE_DOWN
+	case ep.State()&balance.Unhealthy != 0:
+		return adminv1.EndpointState_ENDPOINT_STATE_UNHEALTHY
+	case ep.State()&balance.Ejected != 0:
+		return adminv1.EndpointState_ENDPOINT_STATE_EJECTED
+	case ep.Warm() < 1000:
+		return adminv1.EndpointState_ENDPOINT_STATE_WARMING
 	case e.Warning:
 		return adminv1.EndpointState_ENDPOINT_STATE_WARNING
 	}

@@ -60,6 +60,7 @@ func (c *Call) clock(said *timing) bool {
 	c.limit = deadline.Decide(facts)
 	if c.limit.Refuse {
 		c.note(decision.Note{Kind: decision.NoteHopeless, A: int64(facts.Median), B: int64(facts.Samples), Refused: true})
+		c.f.rec.Limited(r.Cluster.Name, telemetry.LimitHopeless)
 		c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_HOPELESS",
 			message: "the call came with " + facts.Received.String() + " left, and half of the recent calls of this method took longer than " +
 				facts.Median.String() + ": refused on arrival (trunkline.methodPolicy[].refuseHopeless)"})
@@ -219,6 +220,8 @@ func (c *Call) idled() {
 		return
 	}
 	phase := c.phase()
+	c.note(decision.Note{Kind: decision.NoteIdle, Wait: time.Duration(c.idle), Refused: true})
+	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitIdle)
 	c.abandon(h2.Cancel, grpc.Unavailable, telemetry.OutcomeUpstreamTimeout)
 	c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: "IDLE_TIMEOUT",
 		message: "nothing moved in either direction for " + time.Duration(c.idle).String() + " (trunkline.methodPolicy[].idleTimeout) " + phase})

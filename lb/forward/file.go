@@ -33,6 +33,7 @@ func (f *Forwarder) file(c *Call, end, own int64) *decision.Decision {
 		d.Balancer, d.Pool = c.e.target.Picker.Policy(), c.e.target.Pool
 		r := c.rules
 		d.Policy, d.PolicyFrom, d.Timeout = r.Name, r.Cluster.Source, r.Timeout
+		d.Settings, d.IdempotentWhy = r.Method, r.IdempotentWhy
 		d.Retries, d.Hedges, d.Idempotent = r.Retry != nil, r.Hedge != nil, r.Idempotent
 	} else {
 		d.Method = c.pathText()

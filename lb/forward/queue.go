@@ -28,7 +28,14 @@ func (c *Call) await(why *full) {
 	r, f := c.rules, c.f
 	c.note(decision.Note{Kind: why.kind, Name: why.name, A: why.inUse, B: why.limit, Refused: r.Cluster.Concurrency.MaxPending == 0})
 	if most := r.Cluster.Concurrency.MaxPending; most == 0 || !r.Cluster.Enqueue(most) {
-		f.rec.Limited(r.Cluster.Name, telemetry.LimitConcurrency)
+		by := telemetry.LimitConcurrency
+		switch {
+		case most > 0:
+			by = telemetry.LimitQueue
+		case why.kind == decision.NoteAdaptive:
+			by = telemetry.LimitAdaptive
+		}
+		f.rec.Limited(r.Cluster.Name, by)
 		text := fmt.Sprintf("%s is full: %d calls at once of at most %d", why.name, why.inUse, why.limit)
 		if most > 0 {
 			c.note(decision.Note{Kind: decision.NoteQueue, Name: r.Cluster.Name, A: int64(r.Cluster.Pending()), B: int64(most), Refused: true})
@@ -98,7 +105,7 @@ func (c *Call) leaveQueue() {
 // overflow refuses a call that waited too long.
 func (c *Call) overflow(how string) {
 	c.stopWaiting()
-	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitConcurrency)
+	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitQueue)
 	c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "QUEUE_TIMEOUT",
 		message: fmt.Sprintf("no place became free in cluster %s: the call %s (trunkline.cluster.concurrency.pendingTimeout)", c.rules.Cluster.Name, how)})
 }

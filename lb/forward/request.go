@@ -113,6 +113,7 @@ func (c *Call) body(p []byte, end bool) {
 // tooLong refuses a call with a message over the policy's limit, before any of that message went on.
 func (c *Call) tooLong(side string, n uint32, limit int64) {
 	c.note(decision.Note{Kind: decision.NoteMessageSize, Name: side, A: int64(n), B: limit, Refused: true})
+	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitMessageSize)
 	c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
 	c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "MESSAGE_TOO_LARGE",
 		message: "a " + side + " message of " + strconv.Itoa(int(n)) + " bytes exceeds the method's limit of " + strconv.FormatInt(limit, 10) +

@@ -51,6 +51,8 @@ type member struct {
 	passes    int // checks in a row
 	fails     int // checks in a row
 
+	ejections uint64 // ever
+
 	out     bool  // the loop saw it with a bit set last time
 	warming bool  // the loop raises its share
 	warmed  int64 // since when

@@ -80,6 +80,7 @@ func (c *cluster) apply(changes []outlier.Change, now int64) {
 			continue
 		}
 		m.endpoint.Mark(balance.Ejected)
+		m.ejections++
 		c.k.log.Warn("endpoint is ejected", "cluster", c.name, "endpoint", m.address, "why", ch.Why,
 			"until", c.k.wall(ch.Until).Format(time.RFC3339), "for", time.Duration(ch.Until-now).Round(time.Millisecond))
 	}

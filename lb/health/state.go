@@ -32,6 +32,7 @@ type State struct {
 	EjectedUntil time.Time // the first sweep from then on takes it back
 	Why          string    // it was ejected, with the figures
 	Times        int       // it was ejected lately, which lengthens the next ejection
+	Ejections    uint64    // ever, while it has been a member
 
 	WarmPerMille int // 1000: its whole share
 }
@@ -48,7 +49,7 @@ func (c *cluster) states() []State {
 	states := make([]State, 0, len(c.members))
 	for _, m := range c.members {
 		s := State{Address: m.address, Bits: m.endpoint.State(), WarmPerMille: m.endpoint.Warm(), Health: m.health, Since: m.since,
-			LastCheck: m.lastCheck, Err: m.err, Watched: m.watched}
+			LastCheck: m.lastCheck, Err: m.err, Watched: m.watched, Ejections: m.ejections}
 		if e, ok := ejected[m.address]; ok {
 			s.Ejected, s.Why, s.Times = true, e.Why, e.Times
 			s.EjectedSince, s.EjectedUntil = c.k.wall(e.Since), c.k.wall(e.Until)
