@@ -2,7 +2,6 @@ package lb
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -119,6 +118,9 @@ func (s *Server) readDocument(key string, found consul.Document, old *document) 
 	}
 	next.config, next.at = cfg, time.Now()
 	s.log.Info("policies taken from the KV store", "key", key, "index", found.Index)
+	if next.warning != "" {
+		s.log.Warn("policies in the KV store say something odd", "key", key, "warning", next.warning)
+	}
 	return next
 }
 
@@ -141,15 +143,4 @@ func (d *documentSource) Run(ctx context.Context, emit func([]*discovery.Cluster
 		d.take(found)
 		first()
 	})
-}
-
-// errors are the mistakes in the KV store's documents, for Status. s.mu is held.
-func (d *documents) errors() error {
-	var all []error
-	for _, key := range slices.Sorted(maps.Keys(d.stored)) {
-		if e := d.stored[key].err; e != "" {
-			all = append(all, errors.New(e))
-		}
-	}
-	return errors.Join(all...)
 }

@@ -205,6 +205,7 @@ func (a *Attempt) send(conn *upstream.Conn) {
 			return
 		}
 		a.wasHanded(n)
+		c.outgrows(0) // it may have grown beyond what is kept while it had nowhere to go
 	}
 	if c.trailers != nil && a.up != nil {
 		conn.Sess.SendHeaders(a.up, c.trailers, true)

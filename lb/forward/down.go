@@ -168,7 +168,7 @@ func (d *Down) HandleClosed(s *session.Stream) {
 		c.down = nil
 		if w := c.winner; w != nil && w.up != nil && c.complete && !w.up.SendClosed() {
 			// The client has all of the reply; nobody waits for what the endpoint still reads of the request.
-			w.abandon(h2.Cancel, ending{status: c.status, outcome: c.outcome, verdict: w.verdict(c.status)})
+			w.abandon(h2.Cancel, w.answered())
 		}
 		c.settle()
 	}

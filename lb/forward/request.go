@@ -125,17 +125,8 @@ func (c *Call) keep(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	most := c.gen.Limits.ReplayBytes
-	if c.rules.ReplayBytes >= 0 {
-		most = c.rules.ReplayBytes
-	}
 	// While no attempt has a stream the data must stay somewhere: the stream's window bounds it.
-	if streams := c.live > 0 && c.last().up != nil; streams &&
-		(len(c.replay)+len(p) > most || c.f.replaying+int64(len(p)) > c.gen.Limits.ReplayTotal && c.gen.Limits.ReplayTotal > 0) {
-		if c.canRepeat {
-			c.note(decision.Note{Kind: decision.NoteReplay, A: int64(len(c.replay) + len(p)), B: int64(most)})
-		}
-		c.dropReplay()
+	if c.live > 0 && c.last().up != nil && c.outgrows(len(p)) {
 		return
 	}
 	if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
@@ -145,6 +136,22 @@ func (c *Call) keep(p []byte) {
 	c.d.Budget.Held += int64(len(p))
 	c.f.replaying += int64(len(p))
 	c.replay = append(c.f.shard.Env.Buffers.Grow(c.replay, len(p)), p...)
+}
+
+// outgrows gives up what is kept of the request if n bytes more would be too much: the call is this attempt's then.
+func (c *Call) outgrows(n int) bool {
+	most, l := c.rules.ReplayBytes, &c.gen.Limits
+	if most < 0 {
+		most = l.ReplayBytes
+	}
+	if len(c.replay)+n <= most && (l.ReplayTotal == 0 || c.f.replaying+int64(n) <= l.ReplayTotal) {
+		return false
+	}
+	if c.canRepeat {
+		c.note(decision.Note{Kind: decision.NoteReplay, A: int64(len(c.replay) + n), B: int64(most)})
+	}
+	c.dropReplay()
+	return true
 }
 
 func (c *Call) dropReplay() {

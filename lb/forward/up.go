@@ -204,7 +204,7 @@ func (u up) HandleReset(s *session.Stream, code h2.Code, why error) {
 	if c.complete && c.winner == a {
 		// The reply is whole, and its status stands: the endpoint only reads no more. The client is told to send no more, after
 		// what still waits for it.
-		a.over(ending{status: c.status, outcome: c.outcome, verdict: a.verdict(c.status)})
+		a.over(a.answered())
 		if !fl.relay {
 			code = h2.NoError
 		}
@@ -240,6 +240,15 @@ func (u up) HandleClosed(s *session.Stream) {
 	a.up = nil
 	c.live--
 	a.dropHeld()
-	a.over(ending{status: c.status, outcome: telemetry.OutcomeOK, verdict: a.verdict(c.status)})
+	a.over(a.answered())
 	c.settle()
+}
+
+// answered is the end of an attempt whose answer the client has, or gets.
+func (a *Attempt) answered() ending {
+	e := ending{status: a.c.status, outcome: telemetry.OutcomeOK, verdict: a.verdict(a.c.status)}
+	if e.status != grpc.OK {
+		e.evidence = retry.ByStatus
+	}
+	return e
 }
