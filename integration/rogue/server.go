@@ -47,9 +47,6 @@ type Server struct {
 func Start(t testing.TB, name string, o Options) *Server {
 	t.Helper()
 	s := &Server{Name: name, Addr: o.Addr, Ledger: o.Ledger, opts: o, conns: map[*conn]struct{}{}}
-	if s.Addr == "" {
-		s.Addr = harness.FreeAddr(t)
-	}
 	if s.Ledger == nil {
 		s.Ledger = NewLedger()
 	}
@@ -58,9 +55,30 @@ func Start(t testing.TB, name string, o Options) *Server {
 		script = func(*Stream) Script { return OK() }
 	}
 	s.Become(script)
-	s.Listen(t)
+	l := listen(t, name, s.Addr)
+	s.Addr = l.Addr().String()
+	s.serve(l)
 	t.Cleanup(s.Stop)
 	return s
+}
+
+// listen takes an address, or a free one; somebody who does not ask the harness for ports may have been quicker.
+func listen(t testing.TB, name, addr string) net.Listener {
+	t.Helper()
+	var failed error
+	for range 5 {
+		at := addr
+		if at == "" {
+			at = harness.FreeAddr(t)
+		}
+		l, err := net.Listen("tcp", at)
+		if err == nil {
+			return l
+		}
+		failed = err
+	}
+	t.Fatalf("rogue %s: %v", name, failed)
+	return nil
 }
 
 // Become replaces the server's script for calls that arrive from now on.
@@ -69,10 +87,10 @@ func (s *Server) Become(script func(*Stream) Script) { s.script.Store(&script) }
 // Listen begins to accept connections, also again after Stop.
 func (s *Server) Listen(t testing.TB) {
 	t.Helper()
-	l, err := net.Listen("tcp", s.Addr)
-	if err != nil {
-		t.Fatalf("rogue %s: %v", s.Name, err)
-	}
+	s.serve(listen(t, s.Name, s.Addr))
+}
+
+func (s *Server) serve(l net.Listener) {
 	s.mu.Lock()
 	s.l = l
 	s.mu.Unlock()

@@ -26,8 +26,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
-
-	"github.com/trunkline/trunkline/integration/harness"
 )
 
 // StockOptions are those of a Stock server.
@@ -60,9 +58,6 @@ type Stock struct {
 func StartStock(t testing.TB, name string, o StockOptions) *Stock {
 	t.Helper()
 	s := &Stock{Name: name, Addr: o.Addr, Ledger: o.Ledger, Health: health.NewServer(), opts: o}
-	if s.Addr == "" {
-		s.Addr = harness.FreeAddr(t)
-	}
 	if s.Ledger == nil {
 		s.Ledger = NewLedger()
 	}
@@ -71,10 +66,8 @@ func StartStock(t testing.TB, name string, o StockOptions) *Stock {
 	if o.Reflect != nil {
 		s.reflect(t, o.Reflect)
 	}
-	l, err := net.Listen("tcp", s.Addr)
-	if err != nil {
-		t.Fatalf("rogue %s: %v", name, err)
-	}
+	l := listen(t, name, s.Addr)
+	s.Addr = l.Addr().String()
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
