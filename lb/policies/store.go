@@ -127,6 +127,21 @@ func (s *Store) Set(name string, cfg, shadow *serviceconfig.Config) *Cluster {
 	return c
 }
 
+// Retire forgets the clusters that keep does not name. Calls that are under way go on with what they have.
+func (s *Store) Retire(keep func(cluster string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, c := range s.clusters {
+		if keep(name) {
+			continue
+		}
+		delete(s.clusters, name)
+		if c.Global != nil {
+			go c.Global.Close()
+		}
+	}
+}
+
 // keep returns old if there is one and it still fits.
 func keep[T any](old *T, fits bool, fresh func() *T) *T {
 	if old != nil && fits {
