@@ -61,7 +61,10 @@ func (c *Call) take(rate *policies.Rate) bool {
 			return true
 		}
 	}
-	what := "method " + c.rules.Name
+	what := "method " + c.rules.Full
+	if rate.Shared != "" {
+		what = "all methods of " + rate.Shared + " together"
+	}
 	switch {
 	case rate.Metadata != "":
 		what += ", for each value of metadata " + rate.Metadata // never the value: it may be a secret

@@ -309,7 +309,7 @@ func TestOverTheRateACallIsToldWhenToComeBack(t *testing.T) {
 		c.call(1, true, "who", "a")
 		c.call(3, true, "who", "a")
 		c.call(5, true, "who", "b")
-		c.expect("HEADERS 3 :status=200 grpc-status=8 grpc-message=over the rate limit of method default, for each value of metadata who: 2 calls per second, bursts of 1* grpc-retry-pushback-ms=50* END")
+		c.expect("HEADERS 3 :status=200 grpc-status=8 grpc-message=over the rate limit of method s.S/M, for each value of metadata who: 2 calls per second, bursts of 1* grpc-retry-pushback-ms=50* END")
 		one := r.end("one", 0)
 		one.ok(1)
 		one.ok(3)

@@ -86,6 +86,23 @@ func TestAMethodHasOneStateWhoeverAsks(t *testing.T) {
 	}
 }
 
+// A shared rate limit is one for all methods of its entry, and a reload that leaves it as it is does not fill it.
+func TestMethodsShareARateLimitWhereTheEntrySaysSo(t *testing.T) {
+	s := newStore(t)
+	document := func(more string) *serviceconfig.Config {
+		return parse(t, `{"trunkline": {"methodPolicy": [{"name": [{"service": "a.S"}, {"service": "a.T", "method": "M"}], "rateLimits": [
+			{"requestsPerSecond": 1, "shared": true}, {"requestsPerSecond": 1}, {"requestsPerSecond": 1, "shared": true, "metadata": "who"}]}]`+more+`}}`)
+	}
+	c := s.Set("c", document(""), nil)
+	m, n := c.Rules("a.S", "M", Facts{Known: true}), c.Rules("a.T", "M", Facts{Known: true})
+	if m.Rates[0] != n.Rates[0] || m.Rates[1] == n.Rates[1] || m.Rates[2] != n.Rates[2] || m.Rates[0].Shared != "a.S, a.T/M" {
+		t.Errorf("%+v and %+v", m.Rates[0], n.Rates[0])
+	}
+	if again := s.Set("c", document(`, "cluster": {"panicShare": 0}`), nil).Rules("a.S", "Other", Facts{Known: true}); again.Rates[0] != m.Rates[0] {
+		t.Error("a reload made another bucket of it")
+	}
+}
+
 // A client that invents method names cannot make Trunkline remember them all, and takes nothing from methods that exist.
 func TestInventedMethodsShareOneStateBeyondABound(t *testing.T) {
 	c := newStore(t).Set("c", parse(t, fmt.Sprintf(own, 1, 5, 20)), nil)
