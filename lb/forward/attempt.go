@@ -11,6 +11,7 @@ import (
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/lb/upstream"
+	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/breaker"
 	"github.com/trunkline/trunkline/policy/deadline"
 	"github.com/trunkline/trunkline/policy/hedge"
@@ -70,6 +71,30 @@ func (c *Call) place(kind decision.Kind) bool {
 	return c.placeAt(p, kind)
 }
 
+// noteOdd notes a pick that needs an explanation: a breaker's probe, or an endpoint that nobody would pick but in a panic.
+func (c *Call) noteOdd(p *picked) {
+	now := c.f.shard.Now()
+	probe := func(b *breaker.Breaker, name string) {
+		v := b.View(now)
+		c.note(decision.Note{Kind: decision.NoteProbe, Name: name, Text: v.Reason, A: int64(v.Opened)})
+	}
+	if p.probe {
+		probe(p.breaker, p.ep.Address+" x "+c.rules.Full)
+	}
+	if p.probeOfFallen {
+		probe(p.fallen, p.ep.Address)
+	}
+	if p.reason == balance.ReasonPanic {
+		ready := 0
+		for _, ep := range c.e.target.Endpoints {
+			if ep.State() == 0 {
+				ready++
+			}
+		}
+		c.note(decision.Note{Kind: decision.NotePanic, A: int64(ready), B: int64(len(c.e.target.Endpoints))})
+	}
+}
+
 // tried says whether an attempt of the call went to ep.
 func (c *Call) tried(ep *upstream.Endpoint) bool {
 	return slices.ContainsFunc(c.attempts, func(a *Attempt) bool { return a.at == ep })
@@ -106,6 +131,9 @@ func (c *Call) placeAt(p picked, kind decision.Kind) bool {
 		if c.rules.Hedge != nil {
 			c.rules.Cluster.Hedges.Deposit()
 		}
+	}
+	if p.probe || p.probeOfFallen || p.reason == balance.ReasonPanic {
+		c.noteOdd(&p)
 	}
 	p.ep.InFlight.Add(1)
 	p.ep.Picks.Add(1)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/policy/serviceconfig"
 )
 
@@ -297,6 +298,9 @@ func TestABreakerShutsAMethodOffAtAnEndpointAndLetsItsProbesThrough(t *testing.T
 		c.expect("HEADERS 9 :status=200 grpc-status=14 grpc-message=the circuit breakers* END")
 		one.ok(5)
 		c.expect("HEADERS 7 *", "DATA 7 yes", "HEADERS 7 *")
+		if n := r.f.book.Ask(decision.Query{Limit: 1})[0].Notes(); len(n) != 1 || n[0].Kind != decision.NoteProbe || n[0].Name != "one x s.S/M" {
+			t.Errorf("the probe's record has the notes %+v", n)
+		}
 		c.call(11, true)
 		r.end("one", 0).ok(7)
 		c.expect("HEADERS 11 *", "DATA 11 yes", "HEADERS 11 *")
