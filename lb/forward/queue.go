@@ -146,8 +146,10 @@ func (c *Call) tryAgain() bool {
 	f.shard.Timed()
 	if g := f.gen.Load(); g != c.gen && c.countable() == 0 && c.path != nil {
 		// It has met nobody yet: what became known meanwhile is for it, too.
-		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name && c.permits == 0 {
+		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name {
+			c.giveUpPlaces() // they may be of limits that hold no more
 			c.gen, c.e = g, e
+			c.obey(e.rules)
 		}
 	}
 	if c.permit() != nil {
