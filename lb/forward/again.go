@@ -217,10 +217,15 @@ func (a *Attempt) close(fl *failure) {
 func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 	r, now := c.rules, c.f.shard.Now()
 	again := transparent(fl.evidence)
+	// Of a hedged call: what says nothing of the call itself does not end the others.
+	others := c.live > 1 || c.live == 1 && !a.alive()
 	switch {
 	case again && c.noReplay:
 		a.rec.Why = retry.NoReplay
-		return false
+		if others {
+			a.close(fl)
+		}
+		return others
 	case !again && r.Hedge != nil:
 		return c.goesOnHedged(a, fl)
 	}
@@ -258,6 +263,10 @@ func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 		if r.Retry != nil {
 			c.f.rec.RetryDenied(r.Cluster.Name, d.Why.Code())
 		}
+		if again && others {
+			a.close(fl)
+			return true
+		}
 		return false
 	}
 	if d.Why == retry.RetryPushback {
@@ -270,8 +279,8 @@ func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 	c.holdAt = 0
 	c.f.rec.Retried(r.Cluster.Name, d.Why.Code())
 	switch {
-	case again && a.rec.Kind == decision.Hedge:
-		c.place(decision.Hedge)
+	case again && others:
+		c.place(decision.Hedge) // never where another is
 	case again:
 		c.place(decision.Redispatch)
 	case d.After <= 0:

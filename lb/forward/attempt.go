@@ -54,6 +54,9 @@ func (a *Attempt) alive() bool { return a.up != nil || a.waitsAt != nil }
 func (c *Call) place(kind decision.Kind) bool {
 	f := c.f
 	if len(c.attempts) >= maxDials {
+		if c.live > 0 {
+			return false
+		}
 		c.refuse(c.exhausted())
 		return false
 	}
@@ -162,6 +165,9 @@ func (a *Attempt) consider(i int, ep *upstream.Endpoint, watched bool) {
 
 // HandleConn implements upstream.Waiter.
 func (a *Attempt) HandleConn(conn *upstream.Conn, err error) {
+	if a.waitsAt == nil {
+		return // given up, by what came of another that was told before it
+	}
 	a.waitsAt = nil
 	if err == nil {
 		a.send(conn)

@@ -57,6 +57,7 @@ func (c *Call) join(patience int64) {
 		f.queues[name] = q
 	}
 	c.queue, c.queuedAt = q, f.shard.Now()
+	c.hedgeAt = 0 // it is planned anew when there is something to hedge
 	if c.qprev = q.last; q.last != nil {
 		q.last.qnext = c
 	} else {
