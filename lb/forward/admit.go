@@ -25,6 +25,9 @@ func (c *Call) admit() {
 			return
 		}
 	}
+	if f.queued > 0 {
+		f.wake(r.Cluster.Name) // a place that another shard gave back belongs to those who wait
+	}
 	if !r.Guarded {
 		c.place(decision.First)
 		return

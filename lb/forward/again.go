@@ -200,6 +200,12 @@ func (a *Attempt) close(fl *failure) {
 	e := ending{status: fl.status, outcome: fl.outcome, evidence: fl.evidence}
 	if fl.evidence == retry.ByStatus || fl.evidence == retry.Ambiguous {
 		e.verdict = a.verdict(fl.status)
+		if fl.perTry {
+			e.verdict = neutral
+			if a.c.ended { // else the endpoint may have waited for the client
+				e.verdict = fault
+			}
+		}
 	}
 	if a.alive() {
 		code := fl.code

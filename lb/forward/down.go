@@ -56,6 +56,8 @@ func (d *Down) gone(error) {
 
 // CutAll ends every call under way with UNAVAILABLE and every downstream connection once that is said. Inside the shard.
 func (f *Forwarder) CutAll(why string) {
+	f.serving = true // what one leaves is for nobody
+	defer func() { f.serving, f.wakes = false, f.wakes[:0] }()
 	for f.live.next != &f.live {
 		c := f.live.next
 		if c.endAnswered() {

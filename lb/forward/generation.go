@@ -193,6 +193,7 @@ func (c *Call) consult(p *picked) bool {
 		if !ok {
 			if p.breaker != nil && p.probe {
 				p.breaker.Done(now, breaker.Neutral, true)
+				p.probe = false // it is given back once
 			}
 			return false
 		}

@@ -34,13 +34,13 @@ func TestACallThatWaitedForReadyIsJudgedByTheRulesOfTheGenerationThatPlacesIt(t 
 		time.Sleep(10 * time.Millisecond)
 		r.obeys(method(wait, `, "breaker": {"consecutive": 1}`, endpoints))
 		r.use("two")
-		c.call(3, true) // of the new generation: the first to ask for its breakers
+		c.call(3, true) // of the new generation
 		time.Sleep(10 * time.Millisecond)
 		two := r.end("two", 0)
 		two.expect("HEADERS 1 *", "HEADERS 3 *")
-		two.rst(3, http2.ErrCodeInternal)
+		two.rst(1, http2.ErrCodeInternal)
 		c.expect("RST 1 INTERNAL_ERROR")
-		two.ok(1)
+		two.ok(3)
 		c.expect("HEADERS 3 *", "DATA 3 yes", "HEADERS 3 *")
 		c.call(5, true, "grpc-timeout", "10m") // the fault of the one that waited counted
 		time.Sleep(15 * time.Millisecond)

@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -132,19 +133,29 @@ func (f *Forwarder) serve(cluster string) {
 	if q == nil {
 		return
 	}
-	for c := q.first; c != nil; {
+	lacking := f.lacking[:0] // whose methods found no place
+	looks := maxLooks
+	for c := q.first; c != nil && (looks > 0 || f.polling); looks-- {
 		next := c.qnext // nobody but c leaves the queue meanwhile: wake is not entered twice
-		if !c.tryAgain() && c.rules.Streams == nil {
-			return // what this one lacks the others lack, too; a method's own limit says nothing about other methods
+		c.renew()
+		if c.d.Sess.Failed() == nil && !slices.Contains(lacking, c.e) && !c.tryAgain() {
+			if r := c.rules; r.Cluster.Streams != nil && c.permits&permitCluster == 0 && (r.Streams == nil || c.permits&permitMethod != 0) {
+				break // the cluster is full for all
+			}
+			lacking = append(lacking, c.e) // others may have other endpoints, breakers and limits
 		}
 		c = next
 	}
+	clear(lacking)
+	f.lacking = lacking[:0]
 }
 
-// tryAgain places a waiting call if that can be done now.
-func (c *Call) tryAgain() bool {
+// maxLooks bounds how far a queue is searched each time a place is given back; all of it is looked at when it is polled.
+const maxLooks = 32
+
+// renew has a waiting call see the newest generation.
+func (c *Call) renew() {
 	f := c.f
-	f.shard.Timed()
 	if g := f.gen.Load(); g != c.gen && c.countable() == 0 && c.path != nil {
 		// It has met nobody yet: what became known meanwhile is for it, too.
 		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name {
@@ -153,6 +164,12 @@ func (c *Call) tryAgain() bool {
 			c.obey(e.rules)
 		}
 	}
+}
+
+// tryAgain places a waiting call if that can be done now.
+func (c *Call) tryAgain() bool {
+	f := c.f
+	f.shard.Timed()
 	if c.permit() != nil {
 		return false
 	}
@@ -171,9 +188,11 @@ func (c *Call) tryAgain() bool {
 
 // pollQueues is the timer's: see pollWait.
 func (f *Forwarder) pollQueues() {
+	f.polling = true
 	for name := range f.queues {
 		f.wake(name)
 	}
+	f.polling = false
 	if f.queued > 0 {
 		f.shard.Timer.Set(&f.poll, f.shard.Now()+pollWait)
 	}
