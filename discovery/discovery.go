@@ -28,6 +28,9 @@ type Endpoint struct {
 	// nothing by a learned route (it is new and has not been asked yet, or has nothing). A nil slice: the service is
 	// offered, its methods are unknown. An explicit route in the config does not look at Services.
 	Services map[string][]string
+	// Described tells one answer by reflection from another; "" without one. It changes, too, with what Services does not show:
+	// which methods stream, and which are declared idempotent.
+	Described string
 }
 
 // Claim says how Trunkline came to know which protobuf services a cluster serves. Lower is stronger.

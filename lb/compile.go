@@ -98,6 +98,7 @@ func (s *Server) compile() error {
 	s.gen.Store(g)
 	s.targets = c.states
 	s.registry.Retire(c.keep)
+	s.policies.Retire(func(name string) bool { return c.live[name] != nil })
 	s.notify()
 	return nil
 }

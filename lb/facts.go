@@ -10,13 +10,13 @@ import (
 // deploy), the cautious word holds: idempotent and unary is what all say that describe the method.
 func factsOf(c *discovery.Cluster, said func(discovery.Endpoint) *reflection.Result) map[string]policies.Facts {
 	out := map[string]policies.Facts{}
-	heard := map[*reflection.Result]bool{}
+	heard := map[string]bool{} // equal answers once: a cluster may have a thousand endpoints
 	for _, e := range c.Endpoints {
 		r := said(e)
-		if r == nil || heard[r] {
+		if r == nil || heard[r.Hash] {
 			continue
 		}
-		heard[r] = true
+		heard[r.Hash] = true
 		for _, s := range r.Services {
 			for _, m := range s.Methods {
 				name := s.Name + "/" + m.Name

@@ -157,7 +157,7 @@ func (m *merger) enrich(c *discovery.Cluster, now time.Time, probedAt map[reflec
 		switch end := st.Since.Add(m.withhold); {
 		case st.Result != nil:
 			answered = true
-			e.Services = st.Result.Offers()
+			e.Services, e.Described = st.Result.Offers(), st.Result.Hash
 			for s := range e.Services {
 				union[s] = true
 			}

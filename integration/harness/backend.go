@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +83,11 @@ func Serve(t testing.TB, register func(*grpc.Server), opts ...grpc.ServerOption)
 func serve(t testing.TB, addr string, s *grpc.Server, accepted *atomic.Int64) {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
+	// The port was tried a moment ago, and a process that another test is starting may hold the trial's socket until it execs.
+	for until := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
+		l, err = net.Listen("tcp", addr)
+	}
 	if err != nil {
 		t.Fatalf("backend: %v", err)
 	}

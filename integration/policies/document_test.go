@@ -11,6 +11,7 @@ import (
 
 	"github.com/trunkline/trunkline/integration/harness"
 	"github.com/trunkline/trunkline/integration/rogue"
+	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 )
 
 func TestAPolicyInConsulIsTakenAtOnceAndABadOneLeavesTheLastGoodInForce(t *testing.T) {
@@ -152,7 +153,11 @@ func TestAShadowTellsWhichCallsItWouldHaveChangedAndChangesNone(t *testing.T) {
 		t.Errorf("%d attempts of 20 calls: the shadow acts", n)
 	}
 	kinds := map[string]uint64{}
-	report := stateOf(t, tr, "backends").GetShadowReport()
+	var report *adminv1.ShadowReport
+	harness.Eventually(t, stepLimit, "the shadow to have looked at all calls", func() bool {
+		report = stateOf(t, tr, "backends").GetShadowReport()
+		return report.GetCalls() >= 20
+	})
 	for _, k := range report.GetKinds() {
 		kinds[k.GetWhat()] += k.GetCalls()
 	}

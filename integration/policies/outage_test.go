@@ -69,7 +69,7 @@ func TestOneOfThreeEndpointsFailsEveryCallAndWithoutPoliciesAThirdOfTheCallsFail
 	}
 }
 
-func TestAllEndpointsFailAndTheLoadUpstreamStaysBelowATwelfthMore(t *testing.T) {
+func TestAllEndpointsFailAndTheLoadUpstreamStaysBelowAFifthMore(t *testing.T) {
 	t.Parallel()
 	for story, p := range map[string]policies{
 		"retries":                       {method: retries},

@@ -2,20 +2,25 @@ package readme
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/trunkline/trunkline/integration/tools"
 	"github.com/trunkline/trunkline/lb/cli"
 	"github.com/trunkline/trunkline/lb/config"
+	"github.com/trunkline/trunkline/policy/serviceconfig"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
@@ -31,6 +36,94 @@ func TestEveryExampleOfConfigurationLoads(t *testing.T) {
 			t.Errorf("a warning: %v in\n%s", w, b)
 		}
 	}
+}
+
+// What stands under serviceConfig and shadowServiceConfig means something here, and a gRPC client takes it as it stands, with the
+// key trunkline in it or without.
+func TestEveryServiceConfigLoadsHereAndInAGRPCClient(t *testing.T) {
+	configs, seen := 0, map[string]bool{}
+	for _, b := range blocks(t, "yaml") {
+		cfg, _, err := config.Parse("README.md", []byte(b))
+		if err != nil {
+			continue // said by the other test
+		}
+		if live, _, err := config.ServiceConfig(cfg); err != nil {
+			t.Errorf("%v in\n%s", err, b)
+		} else if said := cfg.GetServiceConfig() + cfg.GetTrunkline(); said != "" && reflect.DeepEqual(live, serviceconfig.Default()) {
+			t.Errorf("it says nothing:\n%s", b)
+		}
+		keys(t, cfg.GetTrunkline(), seen)
+		for _, text := range []string{cfg.GetServiceConfig(), cfg.GetShadowServiceConfig()} {
+			if text == "" {
+				continue
+			}
+			configs++
+			keys(t, text, seen)
+			var bare map[string]any
+			if err := json.Unmarshal([]byte(text), &bare); err != nil {
+				t.Fatalf("%v in\n%s", err, text)
+			}
+			delete(bare, "trunkline")
+			without, _ := json.Marshal(bare)
+			for _, text := range []string{text, string(without)} {
+				conn, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultServiceConfig(text))
+				if err != nil {
+					t.Errorf("a gRPC client: %v in\n%s", err, text)
+					continue
+				}
+				_ = conn.Close()
+			}
+		}
+		if cfg.GetOverload() != nil {
+			seen["overload"] = true
+		}
+		if cfg.GetDecisions() != nil {
+			seen["decisions"] = true
+		}
+		if cfg.GetShadowServiceConfig() != "" {
+			seen["shadowServiceConfig"] = true
+		}
+	}
+	if configs < 7 {
+		t.Errorf("only %d service configs found: this test shows little", configs)
+	}
+	for _, key := range []string{
+		"timeout", "perTryTimeout", "idleTimeout", "refuseHopeless", "retryPolicy", "retryThrottling", "idempotent", "retryBudget", "hedgingPolicy",
+		"delayPercentile", "hedgeBudget", "breaker", "outlierDetection", "panicShare", "slowStart", "healthCheckConfig", "healthCheck",
+		"concurrency", "maxStreams", "adaptiveConcurrency", "overload", "rateLimits", "clientAddress", "rateLimitService", "maxRequestMessageBytes",
+		"decisions", "shadowServiceConfig",
+	} {
+		if !seen[key] {
+			t.Errorf("README.md has no example of %s", key)
+		}
+	}
+}
+
+// keys notes every key of a JSON text, at any depth.
+func keys(t *testing.T, text string, seen map[string]bool) {
+	t.Helper()
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for k, in := range v {
+				seen[k] = true
+				walk(in)
+			}
+		case []any:
+			for _, in := range v {
+				walk(in)
+			}
+		}
+	}
+	if text == "" {
+		return
+	}
+	var v any
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	walk(v)
 }
 
 // The command line's own parser takes each line as far as --help, which it does not obey before it has understood all else.

@@ -134,8 +134,8 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) {
 	s.Number = c.server.begin()
 	s.Attempt = c.server.Ledger.arrived(s.CallID(), Attempt{Server: c.server.Name, At: time.Now(), Fields: s.Fields})
 	c.scripts.Go(func() {
-		defer c.server.open.Add(-1)
 		s.plan()(s)
+		s.close()
 		c.mu.Lock()
 		delete(c.streams, s.ID)
 		c.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -62,11 +63,12 @@ func Start(t testing.TB, name string, o Options) *Server {
 	return s
 }
 
-// listen takes an address, or a free one; somebody who does not ask the harness for ports may have been quicker.
+// listen takes an address, or a free one. An address that was just closed stays taken while a child of this process that has
+// been forked meanwhile is on its way to its own program.
 func listen(t testing.TB, name, addr string) net.Listener {
 	t.Helper()
 	var failed error
-	for range 5 {
+	for range 100 {
 		at := addr
 		if at == "" {
 			at = harness.FreeAddr(t)
@@ -76,6 +78,7 @@ func listen(t testing.TB, name, addr string) net.Listener {
 			return l
 		}
 		failed = err
+		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatalf("rogue %s: %v", name, failed)
 	return nil

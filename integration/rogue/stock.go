@@ -68,16 +68,31 @@ func StartStock(t testing.TB, name string, o StockOptions) *Stock {
 	}
 	l := listen(t, name, s.Addr)
 	s.Addr = l.Addr().String()
+	serve(t, s.Server, keepingListener{l, &s.conns})
+	return s
+}
+
+// Serve starts a grpc-go server of the test's own making on a free port and returns its address; it is stopped when the test
+// ends.
+func Serve(t testing.TB, register func(*grpc.Server)) string {
+	t.Helper()
+	s := grpc.NewServer()
+	register(s)
+	l := listen(t, "server", "")
+	serve(t, s, l)
+	return l.Addr().String()
+}
+
+func serve(t testing.TB, s *grpc.Server, l net.Listener) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = s.Server.Serve(keepingListener{l, &s.conns}) // ends by Stop
+		_ = s.Serve(l) // ends by Stop
 	}()
 	t.Cleanup(func() {
-		s.Server.Stop()
+		s.Stop()
 		<-served
 	})
-	return s
 }
 
 // Calls is how many calls have arrived here.

@@ -31,7 +31,7 @@ type Stream struct {
 	mu      sync.Mutex
 	request []byte // guarded by mu
 	ending  bool   // guarded by mu; whole is closed
-	over    bool   // guarded by mu; we have ended it
+	over    bool   // guarded by mu; we, or the other side, have ended it
 }
 
 func newStream(c *conn, id uint32, fields []hpack.HeaderField) *Stream {
@@ -73,10 +73,7 @@ func (s *Stream) received(data []byte, end bool) {
 
 // ended is called by the reader when the other side has ended the stream.
 func (s *Stream) ended(code http2.ErrCode) {
-	s.mu.Lock()
-	over := s.over
-	s.over = true
-	s.mu.Unlock()
+	over := s.close()
 	s.cancel()
 	if !over && code != http2.ErrCodeConnect {
 		s.c.server.Ledger.cancel(s.CallID())
@@ -84,6 +81,19 @@ func (s *Stream) ended(code http2.ErrCode) {
 	s.c.mu.Lock()
 	s.c.credit.Broadcast()
 	s.c.mu.Unlock()
+}
+
+// close marks the stream as over and says whether it was. A call is open until the frame that ends it is about to be written:
+// who sees that frame may send the next one.
+func (s *Stream) close() (was bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was = s.over
+	if !was {
+		s.over = true
+		s.c.server.open.Add(-1)
+	}
+	return was
 }
 
 // AwaitRequest waits for the whole request; false if the stream ended before.
@@ -133,8 +143,10 @@ func (s *Stream) Execute() bool {
 func (s *Stream) send(end bool, do func(*http2.Framer) error) {
 	s.mu.Lock()
 	over := s.over
-	s.over = s.over || end
 	s.mu.Unlock()
+	if end {
+		over = s.close()
+	}
 	if !over {
 		s.c.write(do)
 	}

@@ -12,7 +12,7 @@ func told(d *Decision) (out []string) {
 	for _, e := range d.Events() {
 		s := fmt.Sprintf("%v %s %d", e.At.Sub(time.Unix(0, d.Arrived)), e.Name, e.Attempt)
 		for _, kv := range e.Attrs {
-			s += fmt.Sprintf(" %s=%s", kv.Key[len("trunkline."):], kv.Value.Emit())
+			s += fmt.Sprintf(" %s=%s", kv.Key[len("trunkline."):], kv.Value.String())
 		}
 		out = append(out, s)
 	}

@@ -151,7 +151,7 @@ func startFavourite(ctx context.Context, config *configv1.Config, extra []discov
 			return
 		}
 		_, _ = io.WriteString(w, "# TYPE trunkline_calls_total counter\n"+
-			`trunkline_calls_total{method="trunkline.demo.v1.Shop/GetTea",origin="upstream",status="OK"} 50`+"\n"+
+			`trunkline_calls_total{method="trunkline.demo.v1.Shop/GetTea",origin="upstream",status="OK"} 190`+"\n"+
 			`trunkline_calls_total{method="trunkline.demo.v1.Shop/Chat",origin="upstream",status="OK"} 11`+"\n"+
 			`trunkline_calls_total{method="_other",origin="upstream",status="OK"} 7`+"\n"+
 			`trunkline_retries_total{cluster="shop",reason="status"} 3`+"\n")
@@ -199,7 +199,7 @@ func (f *favourite) Clusters() *adminv1.ListClustersResponse {
 func TestOnceFailsIfTheBalancerHasAFavourite(t *testing.T) {
 	var out bytes.Buffer
 	var f *favourite
-	err := Run(t.Context(), Options{Once: true, Calls: 60, Out: &out, Listen: "127.0.0.1:0", Admin: "-", Command: "trunkline",
+	err := Run(t.Context(), Options{Once: true, Calls: 200, Out: &out, Listen: "127.0.0.1:0", Admin: "-", Command: "trunkline",
 		Start: func(ctx context.Context, c *configv1.Config, extra []discovery.Source) (b Balancer, err error) {
 			f, err = startFavourite(ctx, c, extra)
 			return f, err
@@ -209,7 +209,7 @@ func TestOnceFailsIfTheBalancerHasAFavourite(t *testing.T) {
 	}
 	for _, want := range []string{
 		"shop-a answered no GetTea", "shop-d was open again, and got no call", "shop-d failed every call for a while, and was not ejected",
-		"Trunkline counts 61 calls, the client made 60", "the shops ended 0 calls with UNAVAILABLE, Trunkline retried 3",
+		"Trunkline counts 201 calls, the client made 200", "the shops ended 0 calls with UNAVAILABLE, Trunkline retried 3",
 		"no ListTeas was hedged", "all calls of TasteTea got through",
 	} {
 		if !strings.Contains(err.Error(), want) {
@@ -219,7 +219,7 @@ func TestOnceFailsIfTheBalancerHasAFavourite(t *testing.T) {
 	if !f.drained {
 		t.Error("the balancer was not drained at the end")
 	}
-	for _, want := range []string{"60 calls", "method", "GetTea", "WatchKettle", "PlaceOrder", "Chat", "SuggestTea", "3 NOT_FOUND", "100%"} {
+	for _, want := range []string{"200 calls", "method", "GetTea", "WatchKettle", "PlaceOrder", "Chat", "SuggestTea", "10 NOT_FOUND", "100%"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, &out)
 		}

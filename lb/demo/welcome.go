@@ -84,7 +84,7 @@ func (d *demo) hours(ctx context.Context) {
 	for first := true; wait(openFor); first = false {
 		d.door(true)
 		ended := !wait(closedFor)
-		d.open(ctx)
+		d.open()
 		if ended {
 			return
 		}

@@ -71,7 +71,10 @@ func (c *Call) take(rate *policies.Rate) bool {
 			return true
 		}
 	}
-	what := "method " + c.rules.Name
+	what := "method " + c.rules.Full
+	if rate.Shared != "" {
+		what = "all methods of " + rate.Shared + " together"
+	}
 	switch {
 	case rate.Metadata != "":
 		what += ", for each value of metadata " + rate.Metadata // never the value: it may be a secret
@@ -173,6 +176,7 @@ const (
 type full struct {
 	kind  decision.NoteKind
 	name  string // "cluster shop"
+	key   string // of the configuration that says so
 	inUse int64
 	limit int64
 }
@@ -191,15 +195,15 @@ func (c *Call) permit() *full {
 	r := c.rules
 	if s := r.Streams; s != nil && c.permits&permitMethod == 0 {
 		if !s.Acquire() {
-			return &full{kind: decision.NoteConcurrency, name: "method " + r.Full, inUse: s.InUse(), limit: s.Limit()}
+			return &full{kind: decision.NoteConcurrency, name: "method " + r.Full, key: "trunkline.methodPolicy[].maxStreams", inUse: s.InUse(), limit: s.Limit()}
 		}
 		c.permits |= permitMethod
 	}
 	if s := r.Cluster.Streams; s != nil && c.permits&permitCluster == 0 {
 		if !s.Acquire() {
-			why := &full{kind: decision.NoteConcurrency, name: "cluster " + r.Cluster.Name, inUse: s.InUse(), limit: s.Limit()}
+			why := &full{kind: decision.NoteConcurrency, name: "cluster " + r.Cluster.Name, key: "trunkline.cluster.concurrency.maxStreams", inUse: s.InUse(), limit: s.Limit()}
 			if r.Cluster.Gradient != nil {
-				why.kind = decision.NoteAdaptive
+				why.kind, why.key = decision.NoteAdaptive, "trunkline.cluster.adaptiveConcurrency"
 			}
 			return why
 		}

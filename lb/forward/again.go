@@ -150,10 +150,6 @@ func (a *Attempt) judged(b *session.Block) bool {
 	if !c.canRepeat {
 		return false
 	}
-	if status == grpc.DeadlineExceeded && a.until != 0 && c.f.shard.Now() >= a.until-int64(time.Millisecond) {
-		// It watches the per-try timeout that we gave it, and was first.
-		fl.evidence, fl.perTry = retry.Ambiguous, true
-	}
 	if !c.goesOn(a, &fl) {
 		return false
 	}

@@ -231,11 +231,22 @@ func (c *Call) idled() {
 }
 
 // timedOut: the attempt did not answer within the per-try timeout.
-func (a *Attempt) timedOut() {
-	d := time.Duration(c64(a.c.f.shard.Now() - a.sent))
-	a.failed(failure{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: "PER_TRY_TIMEOUT", evidence: retry.Ambiguous, perTry: true,
-		message: "endpoint " + a.at.Address + " did not answer within " + a.c.rules.PerTryTimeout.String() + " (trunkline.methodPolicy[].perTryTimeout), after " + d.String(),
-		code:    h2.Cancel, reset: true})
+func (a *Attempt) timedOut() { a.failed(a.tooSlow()) }
+
+// tooSlow is the failure of an attempt that was cut by its per-try timeout.
+func (a *Attempt) tooSlow() failure {
+	took := time.Duration(max(0, a.c.f.shard.Now()-a.sent))
+	return failure{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: "PER_TRY_TIMEOUT", evidence: retry.Ambiguous, perTry: true,
+		message: "endpoint " + a.at.Address + " did not answer within " + a.c.rules.PerTryTimeout.String() + " (trunkline.methodPolicy[].perTryTimeout), after " + took.String(),
+		code:    h2.Cancel, reset: true}
 }
 
-func c64(v int64) int64 { return max(0, v) }
+// cutItself says whether an attempt that the endpoint ended as for a deadline met its per-try timeout: the endpoint was given that as its
+// deadline, and may be first. It is not the call's deadline, and must not be told as that.
+func (a *Attempt) cutItself() bool {
+	if a.until == 0 {
+		return false
+	}
+	now, slack := a.c.f.shard.Now(), max(int64(deadlineSlack), int64(a.c.rules.PerTryTimeout)/50)
+	return now >= a.until-slack && (a.c.deadline == 0 || now < a.c.deadline-slack)
+}

@@ -136,6 +136,25 @@ func TestAnAttemptThatDoesNotAnswerInItsTimeIsCutAndTheNextCarriesItsOwn(t *test
 	})
 }
 
+func TestAnEndpointThatWatchesThePerTryTimeoutAndIsFirstDoesNotTurnItIntoTheDeadline(t *testing.T) {
+	under(t, 2, method("", `, "perTryTimeout": "200ms"`, ""), func(t *testing.T, r *rig) {
+		c := r.client()
+		c.call(1, true)
+		c.call(3, true)
+		one, two := r.end("one", 0), r.end("two", 0)
+		time.Sleep(198 * time.Millisecond)
+		one.block(1, true, ":status", "200", "grpc-status", "4")
+		c.expect("HEADERS 1 :status=200 grpc-status=14 grpc-message=endpoint one did not answer within 200ms * END")
+		two.rst(1, http2.ErrCodeCancel)
+		c.expect("HEADERS 3 :status=200 grpc-status=14 grpc-message=endpoint two did not answer within 200ms * END")
+		// Long before it, a server's DEADLINE_EXCEEDED is its own word.
+		c.call(5, true)
+		synctest.Wait()
+		one.block(3, true, ":status", "200", "grpc-status", "4")
+		c.expect("HEADERS 5 :status=200 grpc-status=4 END")
+	})
+}
+
 func TestHeadersAreNotHeldForEverWhereTheyMayBeAllThatComesForLong(t *testing.T) {
 	under(t, 2, method(retryPolicy, `, "holdResponse": "50ms"`, ""), func(t *testing.T, r *rig) {
 		c := r.client()
@@ -290,7 +309,7 @@ func TestOverTheRateACallIsToldWhenToComeBack(t *testing.T) {
 		c.call(1, true, "who", "a")
 		c.call(3, true, "who", "a")
 		c.call(5, true, "who", "b")
-		c.expect("HEADERS 3 :status=200 grpc-status=8 grpc-message=over the rate limit of method default, for each value of metadata who: 2 calls per second, bursts of 1* grpc-retry-pushback-ms=50* END")
+		c.expect("HEADERS 3 :status=200 grpc-status=8 grpc-message=over the rate limit of method s.S/M, for each value of metadata who: 2 calls per second, bursts of 1* grpc-retry-pushback-ms=50* END")
 		one := r.end("one", 0)
 		one.ok(1)
 		one.ok(3)

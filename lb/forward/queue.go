@@ -42,7 +42,7 @@ func (c *Call) await(why *full) {
 			c.note(decision.Note{Kind: decision.NoteQueue, Name: r.Cluster.Name, A: int64(r.Cluster.Pending()), B: int64(most), Refused: true})
 			text += fmt.Sprintf(", and its queue of %d, too", most)
 		}
-		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "CONCURRENCY_LIMIT", message: text + " (trunkline: maxStreams, concurrency)"})
+		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "CONCURRENCY_LIMIT", message: text + " (" + why.key + ")"})
 		return
 	}
 	c.join(int64(r.Cluster.Concurrency.PendingTimeout))

@@ -44,6 +44,12 @@ func (a *Attempt) response(b *session.Block) {
 			message: "the response's metadata exceed the limit", evidence: retry.ByStatus, code: h2.Cancel, reset: true})
 		return
 	}
+	if b.End && a.until != 0 && a.cutItself() {
+		if status, _ := c.read(b); status == grpc.DeadlineExceeded {
+			a.timedOut()
+			return
+		}
+	}
 	if c.winner == nil {
 		switch {
 		case b.Informational && c.canRepeat:
@@ -220,6 +226,9 @@ func (u up) HandleReset(s *session.Stream, code h2.Code, why error) {
 		c.expire()
 		a.over(ending{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, verdict: a.verdict(grpc.DeadlineExceeded)})
 		return
+	}
+	if fl.relay && a.cutItself() {
+		fl = a.tooSlow()
 	}
 	a.failed(fl)
 }

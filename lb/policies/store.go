@@ -64,13 +64,14 @@ type state struct {
 	methods   map[string]*methodState             // guarded by mu
 	strangers int                                 // guarded by mu
 	breakers  map[breaker.Settings]*breaker.Table // guarded by mu; the methods' breakers, by their settings
+	shared    map[serviceconfig.RateLimit]*Rate   // guarded by mu; the rate limits that methods share
 
 	pending atomic.Int64
 
 	openedNow, openedGone uint64 // guarded by mu; see Opened
 }
 
-// maxTables bounds the breaker settings of one cluster that are remembered: reloads make new ones.
+// maxTables bounds the settings of breakers, and of shared rate limits, of one cluster that are remembered: reloads make new ones.
 const maxTables = 64
 
 type methodState struct {
@@ -93,7 +94,7 @@ func (s *Store) Set(name string, cfg, shadow *serviceconfig.Config) *Cluster {
 	}
 	c := &Cluster{Name: name, Source: cfg.Source, Cluster: cfg.Cluster, config: cfg, store: s}
 	if old == nil {
-		old = &Cluster{state: &state{methods: map[string]*methodState{}, breakers: map[breaker.Settings]*breaker.Table{}}, config: &serviceconfig.Config{}, Group: new(balance.Group)}
+		old = &Cluster{state: &state{methods: map[string]*methodState{}, breakers: map[breaker.Settings]*breaker.Table{}, shared: map[serviceconfig.RateLimit]*Rate{}}, config: &serviceconfig.Config{}, Group: new(balance.Group)}
 	}
 	c.state, c.Group = old.state, old.Group
 	if shadow != nil {
@@ -125,6 +126,21 @@ func (s *Store) Set(name string, cfg, shadow *serviceconfig.Config) *Cluster {
 	c.global(old)
 	s.clusters[name] = c
 	return c
+}
+
+// Retire forgets the clusters that keep does not name. Calls that are under way go on with what they have.
+func (s *Store) Retire(keep func(cluster string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, c := range s.clusters {
+		if keep(name) {
+			continue
+		}
+		delete(s.clusters, name)
+		if c.Global != nil {
+			go c.Global.Close()
+		}
+	}
 }
 
 // keep returns old if there is one and it still fits.
@@ -169,7 +185,7 @@ func (c *Cluster) Config() *serviceconfig.Config { return c.config }
 // Rules returns what holds for a method. It takes a lock: once per method, shard and generation.
 func (c *Cluster) Rules(service, method string, f Facts) *Rules {
 	m := c.config.For(service, method)
-	r := &Rules{Method: m, Cluster: c, Full: service + "/" + method, Idempotent: f.Idempotent, Declared: f.Idempotent, Unary: f.Unary}
+	r := &Rules{Method: m, Cluster: c, Full: clip(service + "/" + method), Idempotent: f.Idempotent, Declared: f.Idempotent, Unary: f.Unary}
 	switch {
 	case m.Idempotent != nil && *m.Idempotent:
 		r.Idempotent, r.IdempotentWhy = true, "declared by the policy "+m.Name+" of "+c.Source
@@ -191,6 +207,9 @@ func (c *Cluster) Rules(service, method string, f Facts) *Rules {
 	r.Judged = c.Outlier != nil || r.Breakers != nil || c.Fallen != nil || r.Latency != nil || c.Gradient != nil
 	return r
 }
+
+// clip bounds a method's name, which a client may have made up.
+func clip(full string) string { return full[:min(len(full), 256)] }
 
 // attach finds or makes the method's live state.
 func (c *Cluster) attach(r *Rules, f Facts) {
@@ -222,7 +241,7 @@ func (c *Cluster) attach(r *Rules, f Facts) {
 		}
 	}
 	if ms.of == nil || !reflect.DeepEqual(ms.of.Rates, m.Rates) {
-		ms.rates = c.store.rates(m.Rates)
+		ms.rates = st.rates(m.Rates, c.store.seed)
 	}
 	if measures(m) && ms.latency == nil {
 		ms.latency = latency.New()
@@ -258,13 +277,23 @@ func (st *state) shadowOf(r *Rules, m *serviceconfig.Method, sh *shadowing, seed
 	return ms.shadow
 }
 
-func (s *Store) rates(list []serviceconfig.RateLimit) (out []*Rate) {
+// rates makes the rate limits of a method. The lock is held.
+func (st *state) rates(list []serviceconfig.RateLimit, seed uint64) (out []*Rate) {
 	for _, l := range list {
-		r := &Rate{RateLimit: l}
-		if l.Metadata == "" && !l.ClientAddress {
-			r.Bucket = limit.NewBucket(l.Rate)
-		} else {
-			r.Keyed = limit.NewKeyed(l.Rate, l.MaxKeys, s.seed)
+		r := st.shared[l]
+		if r == nil {
+			r = &Rate{RateLimit: l}
+			if l.Metadata == "" && !l.ClientAddress {
+				r.Bucket = limit.NewBucket(l.Rate)
+			} else {
+				r.Keyed = limit.NewKeyed(l.Rate, l.MaxKeys, seed)
+			}
+			if l.Shared != "" {
+				if len(st.shared) >= maxTables {
+					clear(st.shared)
+				}
+				st.shared[l] = r
+			}
 		}
 		out = append(out, r)
 	}

@@ -79,7 +79,7 @@ func TestProbesAreCountedAndClosingForgetsTheOldFaults(t *testing.T) {
 	b := New(&Settings{Consecutive: 5, ErrorRate: 0.5, MinVolume: 5, Probes: 2})
 	calls(b, 0, 5, Fault)
 	now := 5 * second
-	if !b.Admits(now) || !b.Admits(now) {
+	if first := b.Admits(now); !first || !b.Admits(now) {
 		t.Fatal("Admits took something")
 	}
 	for range 2 {

@@ -9,7 +9,7 @@ import (
 // A limit of two admits two, refuses the third, and admits it when a place came back.
 func TestConcurrencyStory(t *testing.T) {
 	c := NewConcurrency(2)
-	if !c.Acquire() || !c.Acquire() || c.Acquire() {
+	if first, second := c.Acquire(), c.Acquire(); !first || !second || c.Acquire() {
 		t.Fatal("want two admitted and the third refused")
 	}
 	c.Release()

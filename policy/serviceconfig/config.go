@@ -129,6 +129,8 @@ type RateLimit struct {
 	Metadata      string
 	ClientAddress bool
 	MaxKeys       int // that are told apart at once; default 10000
+	// Shared is the entry whose methods use it together, for people; "": each method has its own.
+	Shared string
 }
 
 // GlobalLimits asks a rate limit service of Envoy's protocol (envoy.service.ratelimit.v3).

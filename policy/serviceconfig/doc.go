@@ -49,7 +49,8 @@
 //	        },
 //	        "hedging": {"delayPercentile": 95},      // with a hedgingPolicy
 //	        "rateLimits": [
-//	          {"requestsPerSecond": 500, "burst": 100},                  // burst's default: a second's worth
+//	          {"requestsPerSecond": 500, "burst": 100},                  // each method; burst's default: a second's worth
+//	          {"requestsPerSecond": 900, "shared": true},                // all methods of this entry together
 //	          {"requestsPerSecond": 10, "metadata": "x-user", "maxKeys": 10000}, // one bucket per value
 //	          {"requestsPerSecond": 50, "clientAddress": true}           // one bucket per client
 //	        ]

@@ -2,6 +2,7 @@ package serviceconfig
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,7 +52,7 @@ func (p methodPolicy) warnings(at value, m *Method) {
 	}
 }
 
-func readMethodPolicy(o object, _ map[name]value) methodPolicy {
+func readMethodPolicy(o object, names map[name]value) methodPolicy {
 	p := methodPolicy{
 		perTry:   o.get("perTryTimeout").duration(0, false),
 		idle:     o.get("idleTimeout").duration(0, false),
@@ -70,7 +71,7 @@ func readMethodPolicy(o object, _ map[name]value) methodPolicy {
 		p.percentile = h.get("delayPercentile").number(0, "over 0 and below 100, such as 95", func(f float64) bool { return f > 0 && f < 100 })
 	}
 	for _, item := range o.get("rateLimits").list() {
-		if l, ok := readRateLimit(item); ok {
+		if l, ok := readRateLimit(item, names); ok {
 			p.rates = append(p.rates, l)
 		}
 	}
@@ -108,8 +109,8 @@ func readBreaker(v value) *breaker.Settings {
 	return s
 }
 
-func readRateLimit(v value) (l RateLimit, ok bool) {
-	o, ok := v.object("requestsPerSecond", "burst", "metadata", "clientAddress", "maxKeys")
+func readRateLimit(v value, names map[name]value) (l RateLimit, ok bool) {
+	o, ok := v.object("requestsPerSecond", "burst", "metadata", "clientAddress", "maxKeys", "shared")
 	if !ok {
 		return l, false
 	}
@@ -123,6 +124,14 @@ func readRateLimit(v value) (l RateLimit, ok bool) {
 		MaxKeys:       int(o.get("maxKeys").integer(defaultMaxKeys, 1, 10_000_000)),
 	}
 	l.Rate.Burst = o.get("burst").count(max(1, int(math.Ceil(l.Rate.PerSecond))), 1)
+	if o.get("shared").boolean(false) {
+		var all []string
+		for n := range names {
+			all = append(all, n.String())
+		}
+		slices.Sort(all)
+		l.Shared = strings.Join(all, ", ")
+	}
 	if l.Metadata != "" && l.ClientAddress {
 		o.get("clientAddress").errorf("stands beside metadata (line %d): a limit is per one of them", o.get("metadata").at.Line)
 	}

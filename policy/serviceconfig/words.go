@@ -84,6 +84,9 @@ func (m *Method) Words() (words []string) {
 		case r.ClientAddress:
 			by = " for each client address"
 		}
+		if r.Shared != "" {
+			by += ", all methods of " + r.Shared + " together"
+		}
 		say("%s calls per second%s, %d at a time", number(r.Rate.PerSecond), by, r.Rate.Burst)
 	}
 	return words

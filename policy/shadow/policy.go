@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -111,6 +112,8 @@ func (p *Policy) Unjudged() (names []string) {
 		{"holdResponse", l.HoldResponse != s.HoldResponse},
 		{"retryPolicy (only the backoff)", l.Retry != nil && s.Retry != nil &&
 			(l.Retry.InitialBackoff != s.Retry.InitialBackoff || l.Retry.MaxBackoff != s.Retry.MaxBackoff || l.Retry.BackoffMultiplier != s.Retry.BackoffMultiplier)},
+		// A shadow sees one method: a limit that methods share is judged as if this one had it alone.
+		{"rateLimits[].shared", slices.ContainsFunc(s.Rates, func(r serviceconfig.RateLimit) bool { return r.Shared != "" })},
 		{"hedgingPolicy (of calls that were hedged)", l.Hedge != nil && s.Hedge != nil && *l.Hedge != *s.Hedge},
 	} {
 		if setting.differs {
