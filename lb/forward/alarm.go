@@ -145,7 +145,7 @@ func (c *Call) ring() {
 		return
 	}
 	for i := 0; i < len(c.attempts) && c.prev != nil; i++ {
-		if a := c.attempts[i]; a.alive() && due(&a.until) {
+		if a := c.attempts[i]; a.alive() && due(&a.until) && !c.complete { // who has answered may take its time to read the rest
 			a.timedOut()
 		}
 	}

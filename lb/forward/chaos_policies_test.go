@@ -801,6 +801,7 @@ func stormy(t *testing.T, seed uint64) {
 	r.budget = int64(pick(c, 40<<10, 256<<10, 4<<20))
 	r.opts.FillMark = 20
 	r.opts.MaxPending = pick(c, 3, 100)
+	r.limit = pick(c, 0, 0, 3000)
 	r.on = st.endpoint()
 	r.settings["two"] = []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: uint32(1 + c.n(4))}}
 	r.settings["three"] = []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: uint32(c.n(200))}}
@@ -846,6 +847,14 @@ func stormy(t *testing.T, seed uint64) {
 		all = append(all, st.client(k, 40, &wg))
 	}
 	wg.Wait()
+	if c.yes(20) { // the end comes early
+		for _, l := range all {
+			l.mu.Lock()
+			l.lost = true
+			l.mu.Unlock()
+		}
+		r.in(func() { r.f.CutAll("the end"); st.books() })
+	}
 	time.Sleep(20 * time.Second) // past all deadlines
 	close(stop)
 	background.Wait()

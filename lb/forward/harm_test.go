@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/policy/breaker"
 )
 
@@ -145,5 +146,19 @@ func TestAPlaceThatAnotherShardGaveBackIsForWhoWaitedLongest(t *testing.T) {
 		one.ok(1)
 		one.ok(3)
 		c.expect(head, "DATA 1 yes", tail, "HEADERS 3 *", "DATA 3 yes", "HEADERS 3 *")
+	})
+}
+
+func TestAnEndpointThatAnsweredEarlyMayReadOnBeyondItsTime(t *testing.T) {
+	under(t, 1, method("", `, "perTryTimeout": "0.1s"`, ""), func(t *testing.T, r *rig) {
+		c := r.client()
+		c.call(1, false)
+		one := r.end("one", 0)
+		one.ok(1)
+		time.Sleep(200 * time.Millisecond)
+		c.expect(head, "DATA 1 yes", tail)
+		c.data(1, "the rest", true)
+		one.expect("HEADERS 1 *", "DATA 1 the rest END")
+		r.told(grpc.OK, 1)
 	})
 }

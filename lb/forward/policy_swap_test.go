@@ -63,3 +63,26 @@ func TestACallThatHoldsAPlaceMeetsTheEndpointThatComes(t *testing.T) {
 		}
 	})
 }
+
+func TestACallWaitsInTheClusterOfItsNameAlsoWhenThatWasGoneMeanwhile(t *testing.T) {
+	under(t, 1, method(`, "waitForReady": true`, "", `"concurrency": {"maxStreams": 10}`), func(t *testing.T, r *rig) {
+		r.refuses("one")
+		c := r.client()
+		c.call(1, true)
+		synctest.Wait()
+		before := r.store.Cluster("c")
+		r.store.Retire(func(string) bool { return false })
+		r.use("one")
+		time.Sleep(10 * time.Millisecond)
+		if a, b := before.Pending(), r.store.Cluster("c").Pending(); a != 0 || b != 1 {
+			t.Errorf("%d wait in the cluster of old, %d in the new one", a, b)
+		}
+		r.use("two")
+		time.Sleep(10 * time.Millisecond)
+		r.end("two", 0).ok(1)
+		c.expect(head, "DATA 1 yes", tail)
+		if n := r.store.Cluster("c").Pending(); n != 0 {
+			t.Errorf("%d wait", n)
+		}
+	})
+}

@@ -3,7 +3,6 @@ package forward
 import (
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -133,33 +132,39 @@ func (f *Forwarder) serve(cluster string) {
 	if q == nil {
 		return
 	}
-	lacking := f.lacking[:0] // whose methods found no place
-	looks := maxLooks
-	for c := q.first; c != nil && (looks > 0 || f.polling); looks-- {
+	f.serves++
+	looks, misses := maxLooks, maxMisses
+	for c := q.first; c != nil && (looks > 0 || f.polling) && misses > 0; looks-- {
 		next := c.qnext // nobody but c leaves the queue meanwhile: wake is not entered twice
 		c.renew()
-		if c.d.Sess.Failed() == nil && !slices.Contains(lacking, c.e) && !c.tryAgain() {
+		if c.d.Sess.Failed() == nil && c.e.lacked != f.serves && !c.tryAgain() {
 			if r := c.rules; r.Cluster.Streams != nil && c.permits&permitCluster == 0 && (r.Streams == nil || c.permits&permitMethod != 0) {
 				break // the cluster is full for all
 			}
-			lacking = append(lacking, c.e) // others may have other endpoints, breakers and limits
+			c.e.lacked = f.serves // other methods may have other endpoints, breakers and limits
+			misses--
 		}
 		c = next
 	}
-	clear(lacking)
-	f.lacking = lacking[:0]
 }
 
-// maxLooks bounds how far a queue is searched each time a place is given back; all of it is looked at when it is polled.
-const maxLooks = 32
+// maxLooks bounds how far a queue is searched each time a place is given back; all of it is looked at when it is polled. maxMisses
+// bounds the methods that are tried in vain: a client can invent names.
+const (
+	maxLooks  = 32
+	maxMisses = 256
+)
 
 // renew has a waiting call see the newest generation.
 func (c *Call) renew() {
 	f := c.f
-	if g := f.gen.Load(); g != c.gen && c.countable() == 0 && c.path != nil {
+	if g := f.gen.Load(); g != c.gen && g != c.newest && c.countable() == 0 && c.path != nil {
+		c.newest = g
 		// It has met nobody yet: what became known meanwhile is for it, too.
 		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name {
-			c.giveUpPlaces() // they may be of limits that hold no more
+			c.giveUpPlaces()          // they may be of limits that hold no more
+			c.rules.Cluster.Dequeue() // a cluster that was gone meanwhile counts anew
+			e.rules.Cluster.Enqueue(math.MaxInt)
 			c.gen, c.e = g, e
 			c.obey(e.rules)
 		}
