@@ -853,7 +853,8 @@ func stormy(t *testing.T, seed uint64) {
 			l.lost = true
 			l.mu.Unlock()
 		}
-		r.in(func() { r.f.CutAll("the end"); st.books() })
+		r.in(func() { r.f.CutAll("the end") })
+		r.in(st.books)
 	}
 	time.Sleep(20 * time.Second) // past all deadlines
 	close(stop)
