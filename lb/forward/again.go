@@ -341,18 +341,26 @@ func (c *Call) plan(now int64) {
 // hedge sends one more attempt beside those under way, if the policy says so.
 func (c *Call) hedge() bool {
 	c.hedgeAt = 0
-	r := c.rules
+	r, now := c.rules, c.f.shard.Now()
+	// First whether there is anybody: a hedge that cannot be sent takes nothing from the budget.
+	p := c.f.pick(c)
+	if p.ep == nil || c.tried(p.ep) || len(c.attempts) >= maxDials {
+		p.giveBack(now)
+		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(hedge.NoEndpoint)})
+		return false
+	}
 	d := hedge.Decide(r.Hedge, &hedge.Facts{
 		Sent: c.countable(), Live: c.live, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
 		NoMore: c.noHedge, Throttle: r.Cluster.Throttle, Budget: r.Cluster.Hedges,
-		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - c.f.shard.Now()),
+		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - now),
 	})
 	if !d.Send {
+		p.giveBack(now)
 		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(d.Why)})
 		c.f.rec.HedgeDenied(r.Cluster.Name, d.Why.Code())
 		return false
 	}
-	if !c.place(decision.Hedge) {
+	if !c.placeAt(p, decision.Hedge) {
 		return false
 	}
 	c.f.rec.Hedged(r.Cluster.Name)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"reflect"
 	"slices"
@@ -451,9 +453,6 @@ func (st *storm) visited(p *peer, f *http2.MetaHeadersFrame, refused bool) *visi
 		if ta.once && !o.answered {
 			st.wrong("%s, not idempotent, came to %s after %s had it (said something: %v):%s; now %v", ta.id, at, o.at, o.said, o.how, time.Since(st.began))
 		}
-		if !o.answered && !o.ended && o.at == at && !strings.HasPrefix(p.name, o.at+"[gone") {
-			st.counted["same endpoint"]++
-		}
 	}
 	if count > st.most {
 		st.wrong("%s: %d attempts that count", ta.id, count)
@@ -714,14 +713,17 @@ func (st *storm) books() {
 	now := f.shard.Now()
 	for c := f.live.next; c != &f.live; c = c.next {
 		n++
-		live := 0
+		live, running := 0, map[*upstream.Endpoint]bool{}
 		b := &c.d.Budget
 		budgets[b] += int64(len(c.replay))
 		replaying += int64(len(c.replay))
 		for _, a := range c.attempts {
 			budgets[b] += int64(len(a.held))
 			if a.alive() {
-				live++
+				if live++; running[a.at] {
+					wrong("two attempts of a call run at %s", a.at.Address)
+				}
+				running[a.at] = true
 			}
 			if a.open {
 				inFlight[a.at]++
@@ -869,6 +871,19 @@ func stormy(t *testing.T, seed uint64) {
 	st.finish(t, all)
 }
 
+// told is how many calls the metrics know of.
+func (st *storm) told() (n uint64) {
+	w := httptest.NewRecorder()
+	st.tel.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	for l := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(l, "trunkline_calls_total{") {
+			v, _ := strconv.ParseFloat(strings.TrimSpace(l[strings.LastIndexByte(l, ' '):]), 64)
+			n += uint64(v)
+		}
+	}
+	return n
+}
+
 // finish checks what is left when the storm is over.
 func (st *storm) finish(t *testing.T, all []*listener) {
 	r := st.rig
@@ -892,6 +907,11 @@ func (st *storm) finish(t *testing.T, all []*listener) {
 			t.Errorf("%d bytes are counted as kept, %d calls in %d queues", r.f.replaying, r.f.queued, len(r.f.queues))
 		}
 	})
+	began := uint64(0)
+	r.in(func() { began = r.f.Started() })
+	if told := st.told(); told != began {
+		t.Errorf("%d calls began, %d were told of", began, told)
+	}
 	for l := range st.limits {
 		if n := l.InUse(); n != 0 {
 			t.Errorf("%d places of a cluster are taken", n)

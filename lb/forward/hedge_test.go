@@ -229,3 +229,19 @@ func TestAClientThatDoesNotReadIsIdleAndAtItsDeadlineLikeAnybodyElse(t *testing.
 		one.expect("HEADERS 1 *", "RST 1 CANCEL")
 	})
 }
+
+func TestAHedgeForWhichThereIsNobodyTakesNothingFromTheBudget(t *testing.T) {
+	under(t, 1, method(hedgingPolicy, `, "idempotent": true`, `"hedgeBudget": {"burst": 5}`), func(t *testing.T, r *rig) {
+		before := r.store.Cluster("c").Hedges.Tokens()
+		c := r.client()
+		c.call(1, true)
+		one := r.end("one", 0)
+		time.Sleep(105 * time.Millisecond)
+		if after := r.store.Cluster("c").Hedges.Tokens(); after < before {
+			t.Errorf("%v hedges were saved up, now %v", before, after)
+		}
+		one.expect("HEADERS 1 *")
+		one.ok(1)
+		c.expect(head, "DATA 1 yes", tail)
+	})
+}
