@@ -16,10 +16,7 @@ import (
 // admit asks everybody who may turn a call away before an endpoint is picked, the cheapest first: step 6.
 func (c *Call) admit() {
 	f, r := c.f, c.rules
-	c.canRepeat = r.Retry != nil || r.Hedge != nil
-	if r.Shadow != nil {
-		c.shadowKeys = r.Shadow.Keys(c.field, c.d.address())
-	}
+	c.obey(r)
 	if f.shedding != nil {
 		if why, pushback := f.shedding(); why != "" {
 			c.note(decision.Note{Kind: decision.NoteOverload, Text: why, Wait: pushback, Refused: true})
@@ -27,6 +24,9 @@ func (c *Call) admit() {
 			c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "OVERLOADED", message: why, after: pushback})
 			return
 		}
+	}
+	if f.queued > 0 {
+		f.wake(r.Cluster.Name) // a place that another shard gave back belongs to those who wait
 	}
 	if !r.Guarded {
 		c.place(decision.First)
@@ -41,6 +41,16 @@ func (c *Call) admit() {
 		return
 	}
 	c.enter()
+}
+
+// obey puts rules in force for a call that no endpoint has seen yet. What was measured against others (its time, the rates) stands.
+func (c *Call) obey(r *policies.Rules) {
+	c.rules = r
+	c.canRepeat = r.Retry != nil || r.Hedge != nil
+	c.shadowKeys = nil
+	if r.Shadow != nil {
+		c.shadowKeys = r.Shadow.Keys(c.field, c.d.address())
+	}
 }
 
 // take takes a token from a rate limit, or refuses the call.
@@ -207,6 +217,14 @@ func (c *Call) leave() {
 	if c.permits == 0 {
 		return
 	}
+	c.giveUpPlaces()
+	if c.f.queued > 0 {
+		c.f.wake(c.rules.Cluster.Name)
+	}
+}
+
+// giveUpPlaces gives the call's places back and tells nobody.
+func (c *Call) giveUpPlaces() {
 	if c.permits&permitMethod != 0 {
 		c.rules.Streams.Release()
 	}
@@ -214,7 +232,4 @@ func (c *Call) leave() {
 		c.rules.Cluster.Streams.Release()
 	}
 	c.permits = 0
-	if c.f.queued > 0 {
-		c.f.wake(c.rules.Cluster.Name)
-	}
 }

@@ -196,6 +196,12 @@ func (a *Attempt) close(fl *failure) {
 	e := ending{status: fl.status, outcome: fl.outcome, evidence: fl.evidence}
 	if fl.evidence == retry.ByStatus || fl.evidence == retry.Ambiguous {
 		e.verdict = a.verdict(fl.status)
+		if fl.perTry {
+			e.verdict = neutral
+			if a.c.ended { // else the endpoint may have waited for the client
+				e.verdict = fault
+			}
+		}
 	}
 	if a.alive() {
 		code := fl.code
@@ -213,10 +219,15 @@ func (a *Attempt) close(fl *failure) {
 func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 	r, now := c.rules, c.f.shard.Now()
 	again := transparent(fl.evidence)
+	// Of a hedged call: what says nothing of the call itself does not end the others.
+	others := c.live > 1 || c.live == 1 && !a.alive()
 	switch {
 	case again && c.noReplay:
 		a.rec.Why = retry.NoReplay
-		return false
+		if others {
+			a.close(fl)
+		}
+		return others
 	case !again && r.Hedge != nil:
 		return c.goesOnHedged(a, fl)
 	}
@@ -254,6 +265,10 @@ func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 		if r.Retry != nil {
 			c.f.rec.RetryDenied(r.Cluster.Name, d.Why.Code())
 		}
+		if again && others {
+			a.close(fl)
+			return true
+		}
 		return false
 	}
 	if d.Why == retry.RetryPushback {
@@ -266,8 +281,8 @@ func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 	c.holdAt = 0
 	c.f.rec.Retried(r.Cluster.Name, d.Why.Code())
 	switch {
-	case again && a.rec.Kind == decision.Hedge:
-		c.place(decision.Hedge)
+	case again && others:
+		c.place(decision.Hedge) // never where another is
 	case again:
 		c.place(decision.Redispatch)
 	case d.After <= 0:
@@ -326,18 +341,26 @@ func (c *Call) plan(now int64) {
 // hedge sends one more attempt beside those under way, if the policy says so.
 func (c *Call) hedge() bool {
 	c.hedgeAt = 0
-	r := c.rules
+	r, now := c.rules, c.f.shard.Now()
+	// First whether there is anybody: a hedge that cannot be sent takes nothing from the budget.
+	p := c.f.pick(c)
+	if p.ep == nil || c.tried(p.ep) || len(c.attempts) >= maxDials {
+		p.giveBack(now)
+		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(hedge.NoEndpoint)})
+		return false
+	}
 	d := hedge.Decide(r.Hedge, &hedge.Facts{
 		Sent: c.countable(), Live: c.live, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
 		NoMore: c.noHedge, Throttle: r.Cluster.Throttle, Budget: r.Cluster.Hedges,
-		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - c.f.shard.Now()),
+		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - now),
 	})
 	if !d.Send {
+		p.giveBack(now)
 		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(d.Why)})
 		c.f.rec.HedgeDenied(r.Cluster.Name, d.Why.Code())
 		return false
 	}
-	if !c.place(decision.Hedge) {
+	if !c.placeAt(p, decision.Hedge) {
 		return false
 	}
 	c.f.rec.Hedged(r.Cluster.Name)

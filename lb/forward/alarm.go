@@ -145,7 +145,7 @@ func (c *Call) ring() {
 		return
 	}
 	for i := 0; i < len(c.attempts) && c.prev != nil; i++ {
-		if a := c.attempts[i]; a.alive() && due(&a.until) {
+		if a := c.attempts[i]; a.alive() && due(&a.until) && !c.complete { // who has answered may take its time to read the rest
 			a.timedOut()
 		}
 	}
@@ -213,6 +213,9 @@ func (c *Call) whoseTime() string {
 	return whose + time.Duration(c.deadline-c.arrived).String()
 }
 
+// idleTimeout is the reason of who was idle.
+const idleTimeout = "IDLE_TIMEOUT"
+
 // idled: nothing moved in either direction for too long.
 func (c *Call) idled() {
 	c.f.shard.Timed()
@@ -223,7 +226,7 @@ func (c *Call) idled() {
 	c.note(decision.Note{Kind: decision.NoteIdle, Wait: time.Duration(c.idle), Refused: true})
 	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitIdle)
 	c.abandon(h2.Cancel, grpc.Unavailable, telemetry.OutcomeUpstreamTimeout)
-	c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: "IDLE_TIMEOUT",
+	c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: idleTimeout,
 		message: "nothing moved in either direction for " + time.Duration(c.idle).String() + " (trunkline.methodPolicy[].idleTimeout) " + phase})
 }
 

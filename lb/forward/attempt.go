@@ -55,6 +55,9 @@ func (a *Attempt) alive() bool { return a.up != nil || a.waitsAt != nil }
 func (c *Call) place(kind decision.Kind) bool {
 	f := c.f
 	if len(c.attempts) >= maxDials {
+		if c.live > 0 {
+			return false
+		}
 		c.refuse(c.exhausted())
 		return false
 	}
@@ -190,12 +193,20 @@ func (a *Attempt) consider(i int, ep *upstream.Endpoint, watched bool) {
 
 // HandleConn implements upstream.Waiter.
 func (a *Attempt) HandleConn(conn *upstream.Conn, err error) {
+	if a.waitsAt == nil {
+		return // given up, by what came of another that was told before it
+	}
+	c := a.c
+	if c.d.Sess.Failed() != nil {
+		// Its client is going, this call with it in a moment: nothing is begun that would be cancelled at once.
+		a.abandon(h2.Cancel, ending{status: grpc.Canceled, outcome: telemetry.OutcomeDownstreamEnd, evidence: retry.NeverSent})
+		return
+	}
 	a.waitsAt = nil
 	if err == nil {
 		a.send(conn)
 		return
 	}
-	c := a.c
 	c.live--
 	a.failed(failure{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamConnectFailure, evidence: retry.NeverSent,
 		reason: "UPSTREAM_CONNECT_FAILURE", message: err.Error()})
@@ -385,7 +396,9 @@ func (a *Attempt) verdict(status grpc.Status) verdict {
 	case grpc.Canceled:
 		return neutral
 	case grpc.DeadlineExceeded:
-		if a.gone && (a.c.limit.Source == deadline.Policy || a.c.f.shard.Now()-a.sent >= hungTime) {
+		// Not if the client itself is not done with its request, nor if most of the time had passed before this attempt.
+		c := a.c
+		if had := c.f.shard.Now() - a.sent; a.gone && c.ended && (had >= hungTime || c.limit.Source == deadline.Policy && had >= int64(c.limit.Limit)/2) {
 			return fault
 		}
 		return neutral

@@ -63,6 +63,7 @@ type Call struct {
 
 	queue        *queue // in which it waits for a place; nil: none
 	qprev, qnext *Call
+	newest       *Generation // that it has looked at in the queue
 	queuedAt     int64
 	queuedFor    int64 // nanoseconds, in all
 

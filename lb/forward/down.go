@@ -56,6 +56,8 @@ func (d *Down) gone(error) {
 
 // CutAll ends every call under way with UNAVAILABLE and every downstream connection once that is said. Inside the shard.
 func (f *Forwarder) CutAll(why string) {
+	f.serving = true // what one leaves is for nobody
+	defer func() { f.serving, f.wakes = false, f.wakes[:0] }()
 	for f.live.next != &f.live {
 		c := f.live.next
 		if c.endAnswered() {
@@ -105,8 +107,8 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 			message: "the request's trailers exceed the limit of " + d.limitText()})
 		return
 	}
-	if c.live > 0 && c.last().up != nil {
-		c.dropReplay() // rare enough not to be kept for another attempt
+	if c.sending() {
+		c.single() // rare enough not to be kept for another attempt
 		for _, a := range c.attempts {
 			if a.up != nil {
 				a.conn.Sess.SendHeaders(a.up, b.Fields, true)
@@ -157,7 +159,9 @@ func (d *Down) HandleReset(s *session.Stream, code h2.Code, why error) {
 
 // HandleHanded implements session.Handler: response data was handed over, the endpoint may send more.
 func (d *Down) HandleHanded(s *session.Stream, n int) {
-	if c := s.Owner.(*Call); c.winner != nil && c.winner.up != nil {
+	c := s.Owner.(*Call)
+	c.seen = d.f.shard.Now()
+	if c.winner != nil && c.winner.up != nil {
 		c.winner.conn.Sess.Credit(c.winner.up, n)
 	}
 }

@@ -49,6 +49,8 @@ type Forwarder struct {
 	poll      shard.Timer
 	serving   bool     // queues are being served
 	wakes     []string // clusters that want it meanwhile
+	polling   bool     // each call in them is looked at
+	serves    uint64   // how often any was
 
 	// The question to the picker that is being asked, and what it met.
 	ask        balance.Ask

@@ -193,6 +193,7 @@ func (c *Call) consult(p *picked) bool {
 		if !ok {
 			if p.breaker != nil && p.probe {
 				p.breaker.Done(now, breaker.Neutral, true)
+				p.probe = false // it is given back once
 			}
 			return false
 		}
@@ -212,6 +213,7 @@ type entry struct {
 	authority       string // that it was found with, where that matters
 	known           bool   // stats is the method's own
 	rules           *policies.Rules
+	lacked          uint64                // the serving of a queue in which no call of it found a place. Guarded by the shard
 	breakers        [][2]*breaker.Breaker // by member: of the method, of the endpoint; nil until one is asked for. Guarded by the shard
 }
 

@@ -57,6 +57,7 @@ func (c *Call) join(patience int64) {
 		f.queues[name] = q
 	}
 	c.queue, c.queuedAt = q, f.shard.Now()
+	c.hedgeAt = 0 // it is planned anew when there is something to hedge
 	if c.qprev = q.last; q.last != nil {
 		q.last.qnext = c
 	} else {
@@ -131,12 +132,42 @@ func (f *Forwarder) serve(cluster string) {
 	if q == nil {
 		return
 	}
-	for c := q.first; c != nil; {
+	f.serves++
+	looks, misses := maxLooks, maxMisses
+	for c := q.first; c != nil && (looks > 0 || f.polling) && misses > 0; looks-- {
 		next := c.qnext // nobody but c leaves the queue meanwhile: wake is not entered twice
-		if !c.tryAgain() && c.rules.Streams == nil {
-			return // what this one lacks the others lack, too; a method's own limit says nothing about other methods
+		c.renew()
+		if c.d.Sess.Failed() == nil && c.e.lacked != f.serves && !c.tryAgain() {
+			if r := c.rules; r.Cluster.Streams != nil && c.permits&permitCluster == 0 && (r.Streams == nil || c.permits&permitMethod != 0) {
+				break // the cluster is full for all
+			}
+			c.e.lacked = f.serves // other methods may have other endpoints, breakers and limits
+			misses--
 		}
 		c = next
+	}
+}
+
+// maxLooks bounds how far a queue is searched each time a place is given back; all of it is looked at when it is polled. maxMisses
+// bounds the methods that are tried in vain: a client can invent names.
+const (
+	maxLooks  = 32
+	maxMisses = 256
+)
+
+// renew has a waiting call see the newest generation.
+func (c *Call) renew() {
+	f := c.f
+	if g := f.gen.Load(); g != c.gen && g != c.newest && c.countable() == 0 && c.path != nil {
+		c.newest = g
+		// It has met nobody yet: what became known meanwhile is for it, too.
+		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name {
+			c.giveUpPlaces()          // they may be of limits that hold no more
+			c.rules.Cluster.Dequeue() // a cluster that was gone meanwhile counts anew
+			e.rules.Cluster.Enqueue(math.MaxInt)
+			c.gen, c.e = g, e
+			c.obey(e.rules)
+		}
 	}
 }
 
@@ -144,12 +175,6 @@ func (f *Forwarder) serve(cluster string) {
 func (c *Call) tryAgain() bool {
 	f := c.f
 	f.shard.Timed()
-	if g := f.gen.Load(); g != c.gen && c.countable() == 0 && c.path != nil {
-		// It has met nobody yet: what became known meanwhile is for it, too.
-		if e := f.lookup(g, c.path, c.auth); e != nil && e.rules.Cluster.Name == c.rules.Cluster.Name && c.permits == 0 {
-			c.gen, c.e = g, e
-		}
-	}
 	if c.permit() != nil {
 		return false
 	}
@@ -168,9 +193,11 @@ func (c *Call) tryAgain() bool {
 
 // pollQueues is the timer's: see pollWait.
 func (f *Forwarder) pollQueues() {
+	f.polling = true
 	for name := range f.queues {
 		f.wake(name)
 	}
+	f.polling = false
 	if f.queued > 0 {
 		f.shard.Timer.Set(&f.poll, f.shard.Now()+pollWait)
 	}

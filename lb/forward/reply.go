@@ -65,8 +65,8 @@ func (c *Call) refuse(r refusal) {
 		f.add(in.Intern("grpc-retry-pushback-ms", strconv.FormatInt(max(1, int64((r.after+time.Millisecond-1)/time.Millisecond)), 10)))
 	}
 	s, id := c.down, c.down.ID
-	if s.Held() > 0 && r.status == grpc.DeadlineExceeded {
-		// The client does not read: the reply would wait behind what it does not take, and the deadline is now.
+	if s.Held() > 0 && (r.status == grpc.DeadlineExceeded || r.reason == idleTimeout) {
+		// The client does not read: the reply would wait behind what it does not take, and its time is over now.
 		f.releaseMade()
 		c.d.Sess.Reset(s, h2.Cancel)
 		return

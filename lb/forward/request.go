@@ -8,6 +8,7 @@ import (
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/retry"
 )
 
 // rewrite puts the request's fields together where they differ from how they came: the time left, the attempts before, the
@@ -93,11 +94,13 @@ func (c *Call) body(p []byte, end bool) {
 			return
 		}
 	}
+	said := false
 	for i := 0; i < len(c.attempts) && c.live > 0; i++ {
 		a := c.attempts[i]
 		if a.up == nil {
 			continue
 		}
+		said = true
 		n, ok := a.conn.Sess.SendData(a.up, p, end)
 		a.wasHanded(n)
 		if !ok {
@@ -105,7 +108,7 @@ func (c *Call) body(p []byte, end bool) {
 			return
 		}
 	}
-	if c.live == 0 && !c.waiting() {
+	if !said && c.live == 0 && !c.waiting() {
 		c.creditDown(int64(len(p)))
 	}
 }
@@ -126,7 +129,7 @@ func (c *Call) keep(p []byte) {
 		return
 	}
 	// While no attempt has a stream the data must stay somewhere: the stream's window bounds it.
-	if c.live > 0 && c.last().up != nil && c.outgrows(len(p)) {
+	if c.sending() && c.outgrows(len(p)) {
 		return
 	}
 	if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
@@ -150,8 +153,29 @@ func (c *Call) outgrows(n int) bool {
 	if c.canRepeat {
 		c.note(decision.Note{Kind: decision.NoteReplay, A: int64(len(c.replay) + n), B: int64(most)})
 	}
-	c.dropReplay()
+	c.single()
 	return true
+}
+
+// sending says whether an attempt takes the request as it comes.
+func (c *Call) sending() bool {
+	for i := 0; i < len(c.attempts) && c.live > 0; i++ {
+		if c.attempts[i].up != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// single: no further attempt can be made of the request, nor can one that still waits for its connection.
+func (c *Call) single() {
+	c.dropReplay()
+	for i := 0; i < len(c.attempts) && c.live > 0; i++ {
+		if a := c.attempts[i]; a.waitsAt != nil {
+			a.rec.Why = retry.NoReplay
+			a.abandon(h2.Cancel, ending{status: grpc.Canceled, outcome: telemetry.OutcomeLocalReset, evidence: retry.NeverSent})
+		}
+	}
 }
 
 func (c *Call) dropReplay() {

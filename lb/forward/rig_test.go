@@ -393,10 +393,10 @@ func (r *rig) use(addrs ...string) {
 	if g := r.gen.Load(); g != nil {
 		n = g.Number + 1
 	}
-	c := r.store.Set("c", r.policy, nil)
+	c, facts := r.store.Set("c", r.policy, nil), r.facts
 	r.gen.Store(&Generation{Number: n, Table: table, Limits: Limits{ReplayBytes: 64 << 10},
 		Rules: func(_ *Target, service, method string, known bool) *policies.Rules {
-			f := r.facts
+			f := facts
 			f.Known = known
 			return c.Rules(service, method, f)
 		}})

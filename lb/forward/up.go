@@ -183,10 +183,10 @@ func (u up) HandleReset(s *session.Stream, code h2.Code, why error) {
 	fl := failure{code: code, evidence: retry.Ambiguous}
 	var broke *h2.ConnError
 	switch {
-	case why == session.ErrUnprocessed:
+	case why == session.ErrUnprocessed && a.first == 0: // who has answered has processed, whatever it says later
 		fl.evidence = retry.Refused
 		fl.status, fl.outcome, fl.reason, fl.message = grpc.Unavailable, telemetry.OutcomeUpstreamReset, "UPSTREAM_GOAWAY", "endpoint "+at+" went away before it processed the call"
-	case why == nil && code == h2.RefusedStream && !c.started && len(a.head) == 0:
+	case why == nil && code == h2.RefusedStream && a.first == 0:
 		fl.evidence = retry.Refused
 		fl.status, fl.outcome, fl.reason, fl.message = grpc.Unavailable, telemetry.OutcomeUpstreamReset, "UPSTREAM_REFUSED_STREAM", "endpoint "+at+" refused the stream"
 	case why == nil:
@@ -222,6 +222,7 @@ func (u up) HandleReset(s *session.Stream, code h2.Code, why error) {
 	}
 	if fl.relay && c.deadline != 0 && c.f.shard.Now() >= c.deadline {
 		// The endpoint watches the same deadline and was first: the client hears of the deadline, not of a reset.
+		a.dropHeld()
 		c.expire()
 		a.over(ending{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, verdict: a.verdict(grpc.DeadlineExceeded)})
 		return
@@ -235,6 +236,7 @@ func (u up) HandleReset(s *session.Stream, code h2.Code, why error) {
 // HandleHanded implements session.Handler: request data was handed over, the client may send more.
 func (u up) HandleHanded(s *session.Stream, n int) {
 	if a := owner(s); a != nil {
+		a.c.seen = u.f.shard.Now()
 		a.wasHanded(n)
 	}
 }
