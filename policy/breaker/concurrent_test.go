@@ -56,8 +56,17 @@ func TestNoMoreProbesThanPlacesWhenManyAskAtOnce(t *testing.T) {
 				admitted.Add(1)
 			}
 		})
-		if admitted.Load() != 6 {
-			t.Fatalf("%d probes", admitted.Load())
+		// Who asks in the very moment in which the places are given anew may be refused: never are there more, and in the end all are had.
+		if n := admitted.Load(); n < 4 || n > 6 {
+			t.Fatalf("%d probes", n)
+		}
+		for range workers {
+			if ok, _ := b.Admit(now); ok {
+				admitted.Add(1)
+			}
+		}
+		if n := admitted.Load(); n != 6 {
+			t.Fatalf("%d probes", n)
 		}
 		b.Done(now, Neutral, true) // one place, given long after the others
 		now = 30 * second
