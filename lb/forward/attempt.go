@@ -50,28 +50,25 @@ type Attempt struct {
 // alive says whether something may still come of it.
 func (a *Attempt) alive() bool { return a.up != nil || a.waitsAt != nil }
 
-// place picks an endpoint and a connection to it: steps 7 and 8. It says false if nobody was there to be picked, which has
-// been dealt with.
-func (c *Call) place(kind decision.Kind) bool {
+// place picks an endpoint and a connection to it: steps 7 and 8.
+func (c *Call) place(kind decision.Kind) {
 	f := c.f
 	if len(c.attempts) >= maxDials {
-		if c.live > 0 {
-			return false
+		if c.live == 0 {
+			c.refuse(c.exhausted())
 		}
-		c.refuse(c.exhausted())
-		return false
+		return
 	}
 	p := f.pick(c)
 	switch {
 	case kind == decision.Hedge && (p.ep == nil || c.tried(p.ep)):
 		p.giveBack(f.shard.Now())
 		c.note(decision.Note{Kind: decision.NoteHedge, A: int64(hedge.NoEndpoint)})
-		return false
 	case p.ep == nil:
 		c.nobody(p)
-		return false
+	default:
+		c.placeAt(p, kind)
 	}
-	return c.placeAt(p, kind)
 }
 
 // noteOdd notes a pick that needs an explanation: a breaker's probe, or an endpoint that nobody would pick but in a panic.

@@ -14,7 +14,6 @@ import (
 type reply struct {
 	heads, ends int
 	mark        string
-	data        bool
 }
 
 // listener is one client's ears. Guarded by its mutex.
