@@ -64,7 +64,7 @@ func StartBackendAt(t testing.TB, name, addr string, opts ...grpc.ServerOption) 
 	testpb.RegisterTestServiceServer(b.Server, b)
 	healthpb.RegisterHealthServer(b.Server, b.Health)
 	reflection.Register(b.Server)
-	serve(t, addr, b.Server, &b.conns)
+	ServeOn(t, b.Server, countingListener{Listen(t, addr), &b.conns})
 	t.Cleanup(b.OpenAllGates)
 	return b
 }
@@ -73,28 +73,34 @@ func StartBackendAt(t testing.TB, name, addr string, opts ...grpc.ServerOption) 
 // the test ends.
 func Serve(t testing.TB, register func(*grpc.Server), opts ...grpc.ServerOption) string {
 	t.Helper()
-	addr := FreeAddr(t)
 	s := grpc.NewServer(opts...)
 	register(s)
-	serve(t, addr, s, new(atomic.Int64))
-	return addr
+	l := Listen(t, FreeAddr(t))
+	ServeOn(t, s, l)
+	return l.Addr().String()
 }
 
-func serve(t testing.TB, addr string, s *grpc.Server, accepted *atomic.Int64) {
+// Listen takes an address that the test got from FreeAddr. It was tried a moment ago, and a process that another test is starting may
+// hold the trial's socket until it execs; nor is one free at once that was just closed.
+func Listen(t testing.TB, addr string) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
-	// The port was tried a moment ago, and a process that another test is starting may hold the trial's socket until it execs.
 	for until := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until); {
 		time.Sleep(10 * time.Millisecond)
 		l, err = net.Listen("tcp", addr)
 	}
 	if err != nil {
-		t.Fatalf("backend: %v", err)
+		t.Fatalf("a server of the test: %v", err)
 	}
+	return l
+}
+
+// ServeOn serves s on l until the test ends.
+func ServeOn(t testing.TB, s *grpc.Server, l net.Listener) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		s.Serve(countingListener{l, accepted}) //nolint:errcheck // ends by Stop
+		_ = s.Serve(l) // ends by Stop
 	}()
 	t.Cleanup(func() {
 		s.Stop()

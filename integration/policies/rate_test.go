@@ -161,7 +161,7 @@ func rateLimitService(address, failOpen string) policies {
 func TestLimitsSharedByReplicasAreAskedOfARateLimitService(t *testing.T) {
 	t.Parallel()
 	j := &judge{}
-	service := rogue.Serve(t, func(s *grpc.Server) { ratelimitpb.RegisterRateLimitServiceServer(s, j) })
+	service := harness.Serve(t, func(s *grpc.Server) { ratelimitpb.RegisterRateLimitServiceServer(s, j) })
 	server := rogue.Start(t, "server", rogue.Options{})
 	tr := start(t, rateLimitService(service, "false"), server.Addr)
 	client := testpb.NewTestServiceClient(harness.Dial(t, tr.Listen))
@@ -204,7 +204,7 @@ func TestARateLimitServiceThatIsAwayFailsOpenOrClosed(t *testing.T) {
 	nobody := harness.FreeAddr(t)
 	j := &judge{hold: make(chan struct{})}
 	defer close(j.hold)
-	silent := rogue.Serve(t, func(s *grpc.Server) { ratelimitpb.RegisterRateLimitServiceServer(s, j) })
+	silent := harness.Serve(t, func(s *grpc.Server) { ratelimitpb.RegisterRateLimitServiceServer(s, j) })
 	server := rogue.Start(t, "server", rogue.Options{})
 	for _, address := range []string{nobody, silent} {
 		for _, open := range []string{"true", "false"} {

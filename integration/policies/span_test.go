@@ -57,7 +57,7 @@ func (c *collector) events(traceID string) (names []string, ok bool) {
 func TestASpanBearsEachDecisionAsAnEvent(t *testing.T) {
 	t.Parallel()
 	spans := &collector{}
-	otlp := rogue.Serve(t, func(s *grpc.Server) { coltrace.RegisterTraceServiceServer(s, spans) })
+	otlp := harness.Serve(t, func(s *grpc.Server) { coltrace.RegisterTraceServiceServer(s, spans) })
 	one, two, _ := pair(t, rogue.Options{})
 	method := func(name, more string) string {
 		return fmt.Sprintf(`{"name": [{"service": %q, "method": %q}], %s}`, harness.Service, name, more)

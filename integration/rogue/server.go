@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/net/http2"
 
@@ -56,32 +55,20 @@ func Start(t testing.TB, name string, o Options) *Server {
 		script = func(*Stream) Script { return OK() }
 	}
 	s.Become(script)
-	l := listen(t, name, s.Addr)
+	l := listen(t, s.Addr)
 	s.Addr = l.Addr().String()
 	s.serve(l)
 	t.Cleanup(s.Stop)
 	return s
 }
 
-// listen takes an address, or a free one. An address that was just closed stays taken while a child of this process that has
-// been forked meanwhile is on its way to its own program.
-func listen(t testing.TB, name, addr string) net.Listener {
+// listen takes an address, or a free one.
+func listen(t testing.TB, addr string) net.Listener {
 	t.Helper()
-	var failed error
-	for range 100 {
-		at := addr
-		if at == "" {
-			at = harness.FreeAddr(t)
-		}
-		l, err := net.Listen("tcp", at)
-		if err == nil {
-			return l
-		}
-		failed = err
-		time.Sleep(10 * time.Millisecond)
+	if addr == "" {
+		addr = harness.FreeAddr(t)
 	}
-	t.Fatalf("rogue %s: %v", name, failed)
-	return nil
+	return harness.Listen(t, addr)
 }
 
 // Become replaces the server's script for calls that arrive from now on.
@@ -90,7 +77,7 @@ func (s *Server) Become(script func(*Stream) Script) { s.script.Store(&script) }
 // Listen begins to accept connections, also again after Stop.
 func (s *Server) Listen(t testing.TB) {
 	t.Helper()
-	s.serve(listen(t, s.Name, s.Addr))
+	s.serve(listen(t, s.Addr))
 }
 
 func (s *Server) serve(l net.Listener) {

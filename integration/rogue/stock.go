@@ -26,6 +26,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/trunkline/trunkline/integration/harness"
 )
 
 // StockOptions are those of a Stock server.
@@ -66,33 +68,10 @@ func StartStock(t testing.TB, name string, o StockOptions) *Stock {
 	if o.Reflect != nil {
 		s.reflect(t, o.Reflect)
 	}
-	l := listen(t, name, s.Addr)
+	l := listen(t, s.Addr)
 	s.Addr = l.Addr().String()
-	serve(t, s.Server, keepingListener{l, &s.conns})
+	harness.ServeOn(t, s.Server, keepingListener{l, &s.conns})
 	return s
-}
-
-// Serve starts a grpc-go server of the test's own making on a free port and returns its address; it is stopped when the test
-// ends.
-func Serve(t testing.TB, register func(*grpc.Server)) string {
-	t.Helper()
-	s := grpc.NewServer()
-	register(s)
-	l := listen(t, "server", "")
-	serve(t, s, l)
-	return l.Addr().String()
-}
-
-func serve(t testing.TB, s *grpc.Server, l net.Listener) {
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = s.Serve(l) // ends by Stop
-	}()
-	t.Cleanup(func() {
-		s.Stop()
-		<-served
-	})
 }
 
 // Calls is how many calls have arrived here.
