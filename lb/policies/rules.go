@@ -20,7 +20,7 @@ type Rules struct {
 	*serviceconfig.Method // the settings; never nil
 	Cluster               *Cluster
 
-	// Full is "pkg.Service/Method", or "" for methods that nobody vouches for.
+	// Full is "pkg.Service/Method", cut to 256 bytes: a client may have made it up, and records keep it.
 	Full string
 	// Idempotent: an attempt may be repeated though it may have been processed; IdempotentWhy says for people who said so.
 	Idempotent    bool
@@ -73,7 +73,7 @@ type Cluster struct {
 // Facts are what is known about a method beside the settings.
 type Facts struct {
 	Known      bool // a route or a descriptor names the method
-	Described  bool // all endpoints that have it describe it
+	Described  bool // an endpoint describes it
 	Idempotent bool // all that describe it declare it idempotent or without side effects
 	Unary      bool
 }

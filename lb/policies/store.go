@@ -41,8 +41,7 @@ type Store struct {
 
 // NewStore returns an empty store. The seed makes the places of rate limits' keys unpredictable. Close it.
 func NewStore(log *slog.Logger, seed uint64) *Store {
-	s := &Store{log: log, seed: seed, clusters: map[string]*Cluster{}, stop: make(chan struct{}), jobs: make(chan job, maxJobs)}
-	return s
+	return &Store{log: log, seed: seed, clusters: map[string]*Cluster{}, stop: make(chan struct{}), jobs: make(chan job, maxJobs)}
 }
 
 // Close ends what the store runs; nothing of it may be used afterwards.
@@ -198,11 +197,11 @@ func (c *Cluster) Rules(service, method string, f Facts) *Rules {
 	default:
 		r.IdempotentWhy = "nobody declares it: the endpoints gave no descriptor, and no policy says so (trunkline.methodPolicy[].idempotent)"
 	}
-	c.attach(r, f)
-	if sh := c.shadowing; sh != nil {
-		m := sh.config.For(service, method)
-		r.Shadow = &Shadow{report: sh.report, rates: m.Rates, store: c.store, policy: c.state.shadowOf(r, m, sh, c.store.seed)}
+	var beside *serviceconfig.Method
+	if c.shadowing != nil {
+		beside = c.shadowing.config.For(service, method)
 	}
+	c.attach(r, f, beside)
 	r.Guarded = r.Streams != nil || len(r.Rates) > 0 || c.Streams != nil || c.Global != nil
 	r.Judged = c.Outlier != nil || r.Breakers != nil || c.Fallen != nil || r.Latency != nil || c.Gradient != nil
 	return r
@@ -211,8 +210,8 @@ func (c *Cluster) Rules(service, method string, f Facts) *Rules {
 // clip bounds a method's name, which a client may have made up.
 func clip(full string) string { return full[:min(len(full), 256)] }
 
-// attach finds or makes the method's live state.
-func (c *Cluster) attach(r *Rules, f Facts) {
+// attach finds or makes the method's live state; beside is what its shadow says, nil without one.
+func (c *Cluster) attach(r *Rules, f Facts, beside *serviceconfig.Method) {
 	st, m := c.state, r.Method
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -260,21 +259,13 @@ func (c *Cluster) attach(r *Rules, f Facts) {
 			st.breakers[*m.Breaker] = r.Breakers
 		}
 	}
-}
-
-// shadowOf is the shadow of a method, the same one for all shards.
-func (st *state) shadowOf(r *Rules, m *serviceconfig.Method, sh *shadowing, seed uint64) *shadow.Policy {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	ms := st.methods[r.Full]
-	if ms == nil {
-		ms = st.methods[""]
+	if sh := c.shadowing; sh != nil {
+		if ms.shadow == nil || !reflect.DeepEqual(ms.beside, beside) || ms.shadowing != sh {
+			ms.shadow = shadow.New(m, beside, shadow.Options{Retries: sh.retries, Hedges: sh.hedges, Throttle: sh.throttle, Seed: c.store.seed})
+			ms.beside, ms.shadowing = beside, sh
+		}
+		r.Shadow = &Shadow{report: sh.report, rates: beside.Rates, store: c.store, policy: ms.shadow}
 	}
-	if ms.shadow == nil || !reflect.DeepEqual(ms.beside, m) || ms.shadowing != sh {
-		ms.shadow = shadow.New(r.Method, m, shadow.Options{Retries: sh.retries, Hedges: sh.hedges, Throttle: sh.throttle, Seed: seed})
-		ms.beside, ms.shadowing = m, sh
-	}
-	return ms.shadow
 }
 
 // rates makes the rate limits of a method. The lock is held.
