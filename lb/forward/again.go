@@ -31,7 +31,6 @@ type failure struct {
 	pushback pushback
 	code     h2.Code
 	relay    bool // the endpoint's own RST_STREAM: the client gets its code
-	reset    bool // the attempt's stream is open still
 }
 
 // pushback is what the server said of another attempt (gRFC A6).
@@ -99,7 +98,7 @@ func (a *Attempt) commit() {
 	c := a.c
 	c.winner = a
 	c.retryAt, c.hedgeAt, c.holdAt = 0, 0, 0
-	if c.live > 1 || c.live == 1 && !a.alive() {
+	if c.others(a) {
 		for _, o := range c.attempts {
 			if o != a && o.alive() {
 				o.rec.Lost = true
@@ -128,16 +127,13 @@ func (a *Attempt) commit() {
 
 // judged looks at the end of a response before commit: a Trailers-Only reply, or trailers after headers that are held. It says
 // true if the call goes on without it.
-func (a *Attempt) judged(b *session.Block) bool {
+func (a *Attempt) judged(b *session.Block, status grpc.Status, message string) bool {
 	c := a.c
 	if !c.canRepeat && c.rules.Shadow == nil {
 		return false
 	}
-	status, message := c.read(b)
 	if status == grpc.OK {
-		if c.rules.Cluster.Throttle != nil {
-			c.rules.Cluster.Throttle.Succeeded()
-		}
+		c.rules.Cluster.Throttle.Succeeded()
 		return false
 	}
 	fl := failure{status: status, outcome: telemetry.OutcomeOK, message: message, evidence: retry.ByStatus}
@@ -147,10 +143,7 @@ func (a *Attempt) judged(b *session.Block) bool {
 		}
 	}
 	a.pushback = fl.pushback
-	if !c.canRepeat {
-		return false
-	}
-	if !c.goesOn(a, &fl) {
+	if !c.canRepeat || !c.goesOn(a, &fl) {
 		return false
 	}
 	c.message = message
@@ -215,12 +208,15 @@ func (a *Attempt) close(fl *failure) {
 	a.over(e)
 }
 
+// others says whether another attempt than a is under way.
+func (c *Call) others(a *Attempt) bool { return c.live > 1 || c.live == 1 && !a.alive() }
+
 // goesOn asks the policies whether the call goes on without the attempt that just failed, and sees to it.
 func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 	r, now := c.rules, c.f.shard.Now()
 	again := transparent(fl.evidence)
 	// Of a hedged call: what says nothing of the call itself does not end the others.
-	others := c.live > 1 || c.live == 1 && !a.alive()
+	others := c.others(a)
 	switch {
 	case again && c.noReplay:
 		a.rec.Why = retry.NoReplay
@@ -241,16 +237,10 @@ func (c *Call) goesOn(a *Attempt, fl *failure) bool {
 		PushedAt: c.pushedAt, Previous: c.previous, Idempotent: r.Idempotent, Replayable: !c.noReplay,
 		HasDeadline: c.deadline != 0, Left: time.Duration(c.deadline - now), Random: c.f.shard.Rand(),
 	}
-	for _, o := range c.attempts {
-		switch {
-		case o == a && again, o != a && !o.alive() && transparent(o.rec.Evidence):
-			facts.Transparent++
-		default:
-			facts.Attempts++
-		}
-	}
+	facts.Attempts = c.countable() // with a, whose evidence is not noted yet
+	facts.Transparent = len(c.attempts) - facts.Attempts
 	if again {
-		facts.Transparent-- // this one is being asked about
+		facts.Attempts--
 	}
 	d := retry.Decide(r.Retry, &facts, r.Cluster.Budget, r.Cluster.Throttle)
 	a.rec.Why = d.Why
@@ -310,7 +300,7 @@ func (c *Call) goesOnHedged(a *Attempt, fl *failure) bool {
 	}
 	r.Cluster.Throttle.Failed()
 	c.noHedge = c.noHedge || fl.pushback.no
-	others := c.live > 1 || c.live == 1 && !a.alive()
+	others := c.others(a)
 	switch {
 	case c.noHedge:
 	case fl.pushback.has && fl.pushback.after > 0 && fl.pushback.after <= retry.MaxPushback && len(c.attempts) < r.Hedge.MaxAttempts:

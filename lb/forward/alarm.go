@@ -238,7 +238,7 @@ func (a *Attempt) tooSlow() failure {
 	took := time.Duration(max(0, a.c.f.shard.Now()-a.sent))
 	return failure{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamTimeout, reason: "PER_TRY_TIMEOUT", evidence: retry.Ambiguous, perTry: true,
 		message: "endpoint " + a.at.Address + " did not answer within " + a.c.rules.PerTryTimeout.String() + " (trunkline.methodPolicy[].perTryTimeout), after " + took.String(),
-		code:    h2.Cancel, reset: true}
+		code:    h2.Cancel}
 }
 
 // cutItself says whether an attempt that the endpoint ended as for a deadline met its per-try timeout: the endpoint was given that as its

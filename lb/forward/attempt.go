@@ -252,9 +252,6 @@ func (a *Attempt) send(conn *upstream.Conn) {
 func (a *Attempt) time(now int64) (rewrite bool) {
 	c := a.c
 	perTry := c.rules.PerTryTimeout
-	if c.deadline == 0 && perTry == 0 {
-		return false
-	}
 	left := time.Duration(max(1, c.deadline-now))
 	given, bounded := deadline.ForAttempt(perTry, left, c.deadline != 0)
 	if !bounded {
@@ -334,19 +331,18 @@ func (a *Attempt) judge(e ending) {
 	case fault:
 		result = breaker.Fault
 	}
-	if a.breaker != nil {
-		r := result
-		if r == breaker.Fault && !c.rules.Breaker.Faults.Has(e.status) {
-			r = breaker.OK
+	tell := func(b *breaker.Breaker, faults grpc.StatusSet, probe bool) {
+		if result == breaker.Fault && !faults.Has(e.status) {
+			b.Done(now, breaker.OK, probe)
+			return
 		}
-		a.breaker.Done(now, r, a.probe)
+		b.Done(now, result, probe)
+	}
+	if a.breaker != nil {
+		tell(a.breaker, c.rules.Breaker.Faults, a.probe)
 	}
 	if a.fallen != nil {
-		r := result
-		if r == breaker.Fault && !cl.Breaker.Faults.Has(e.status) {
-			r = breaker.OK
-		}
-		a.fallen.Done(now, r, a.probeOfFallen)
+		tell(a.fallen, cl.Breaker.Faults, a.probeOfFallen)
 	}
 	if result == breaker.Neutral {
 		return

@@ -65,7 +65,6 @@ type Call struct {
 	qprev, qnext *Call
 	newest       *Generation // that it has looked at in the queue
 	queuedAt     int64
-	queuedFor    int64 // nanoseconds, in all
 
 	status      grpc.Status
 	message     string

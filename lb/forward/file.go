@@ -29,7 +29,7 @@ func (f *Forwarder) file(c *Call, end, own int64) *decision.Decision {
 		d.Limit = time.Duration(c.deadline - c.arrived)
 	}
 	if c.e != nil {
-		d.Method, d.Route, d.Match, d.Cluster = c.e.full, c.e.route.Rule.Name, c.e.match, c.e.target.Cluster
+		d.Method, d.Route, d.Match, d.Cluster = c.rules.Full, c.e.route.Rule.Name, c.e.match, c.e.target.Cluster
 		d.Balancer, d.Pool = c.e.target.Picker.Policy(), c.e.target.Pool
 		r := c.rules
 		d.Policy, d.PolicyFrom, d.Timeout = r.Name, r.Cluster.Source, r.Timeout

@@ -208,7 +208,6 @@ type entry struct {
 	target          *Target
 	stats           *telemetry.Method // of one shard's entries; guarded by the shard
 	service, method string
-	full            string // "pkg.Service/Method"
 	match           string // the route's, in words
 	authority       string // that it was found with, where that matters
 	known           bool   // stats is the method's own
@@ -230,7 +229,7 @@ func (f *Forwarder) lookup(g *Generation, path *hpack.Field, authority string) *
 	}
 	p := strings.Clone(path.Value)
 	service, method, _ := grpc.SplitPath(p)
-	e := &entry{route: r, target: r.Rule.Data.(*Target), service: service, method: method, full: strings.TrimPrefix(p, "/"), match: r.Rule.Match.String()}
+	e := &entry{route: r, target: r.Rule.Data.(*Target), service: service, method: method, match: r.Rule.Match.String()}
 	e.known = r.Rule.Match.Method != ""
 	e.stats = f.tel.Method(p, e.known)
 	e.rules = g.Rules(e.target, service, method, e.known)

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -396,5 +397,19 @@ func TestAMessageOverTheLimitNeverReachesTheOtherSide(t *testing.T) {
 		one.head(3)
 		one.data(3, "\x00\x00\x00\x00\x09", false)
 		c.expect("HEADERS 3 :status=200", "HEADERS 3 grpc-status=8 grpc-message=a response message of 9 bytes* END")
+	})
+}
+
+// A client that invents long method names on a service's route cannot fill the records, which outlive its calls.
+func TestARecordKeepsLittleOfAnInventedMethod(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		c := r.client()
+		c.block(1, true, ":method", "POST", ":scheme", "http", ":path", "/s.S/"+strings.Repeat("x", 9000), ":authority", "a", "te", "trailers",
+			"content-type", "application/grpc")
+		r.end("one", 0).block(1, true, ":status", "200", "grpc-status", "12")
+		c.expect("HEADERS 1 *")
+		if d := r.f.book.Ask(decision.Query{Limit: 1}); len(d) != 1 || !strings.HasPrefix(d[0].Method, "s.S/xxx") || len(d[0].Method) > 256 {
+			t.Errorf("the record names %d bytes: %.20s", len(d[0].Method), d[0].Method)
+		}
 	})
 }

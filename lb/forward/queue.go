@@ -93,7 +93,6 @@ func (c *Call) leaveQueue() {
 	}
 	c.qprev, c.qnext, c.queue, c.queueEnd = nil, nil, nil, 0
 	waited := c.f.shard.Now() - c.queuedAt
-	c.queuedFor += waited
 	q.n--
 	c.f.queued--
 	if q.n == 0 {

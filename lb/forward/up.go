@@ -41,11 +41,13 @@ func (a *Attempt) response(b *session.Block) {
 	}
 	if b.TooLarge {
 		a.failed(failure{status: grpc.Internal, outcome: telemetry.OutcomeUpstreamProtocolError, reason: "RESPONSE_METADATA_TOO_LARGE",
-			message: "the response's metadata exceed the limit", evidence: retry.ByStatus, code: h2.Cancel, reset: true})
+			message: "the response's metadata exceed the limit", evidence: retry.ByStatus, code: h2.Cancel})
 		return
 	}
-	if b.End && a.until != 0 && a.cutItself() {
-		if status, _ := c.read(b); status == grpc.DeadlineExceeded {
+	var status grpc.Status
+	var message string
+	if b.End {
+		if status, message = c.read(b); status == grpc.DeadlineExceeded && a.cutItself() {
 			a.timedOut()
 			return
 		}
@@ -55,7 +57,7 @@ func (a *Attempt) response(b *session.Block) {
 		case b.Informational && c.canRepeat:
 			return // gRPC has none, and it may not be this attempt's response that the client gets
 		case b.End:
-			if a.judged(b) {
+			if a.judged(b, status, message) {
 				return // another attempt follows, or goes on
 			}
 		case !b.Informational && a.hold(b):
@@ -70,7 +72,7 @@ func (a *Attempt) response(b *session.Block) {
 	if b.End {
 		c.complete = true
 		c.upEnded, c.upRound = f.shard.Now(), f.shard.Round()
-		c.status, c.message = c.read(b)
+		c.status, c.message = status, message
 	}
 	if c.down == nil {
 		return
