@@ -25,6 +25,10 @@ func (r *report) checkSemantics(cfg *configv1.Config) {
 	r.checkRoutes(cfg.GetRoutes())
 	r.checkClusters(cfg)
 	r.checkTracing(cfg.GetTracing())
+	r.checkTLS(cfg)
+	r.checkAuthentication(cfg)
+	r.checkAuthorization(cfg)
+	r.checkPayload(cfg)
 }
 
 func (r *report) checkAddresses(cfg *configv1.Config) {

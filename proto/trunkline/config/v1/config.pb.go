@@ -75,8 +75,16 @@ type Config struct {
 	// A service config that is only evaluated: beside the live one, with a report of the calls that would have ended otherwise.
 	// As serviceConfig, "trunkline" inside. Default: none.
 	ShadowServiceConfig string `protobuf:"bytes,22,opt,name=shadow_service_config,json=shadowServiceConfig,proto3" json:"shadow_service_config,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Who calls.
+	Authentication *Authentication `protobuf:"bytes,30,opt,name=authentication,proto3" json:"authentication,omitempty"`
+	// Who may call what.
+	Authorization *Authorization `protobuf:"bytes,31,opt,name=authorization,proto3" json:"authorization,omitempty"`
+	// A service that is asked about calls (Envoy's protocol, envoy.service.auth.v3).
+	ExternalAuthorization *ExternalAuthorization `protobuf:"bytes,32,opt,name=external_authorization,json=externalAuthorization,proto3" json:"external_authorization,omitempty"`
+	// What messages may be like. For each method the first entry that names it holds.
+	Payload       []*PayloadRule `protobuf:"bytes,33,rep,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -235,6 +243,34 @@ func (x *Config) GetShadowServiceConfig() string {
 	return ""
 }
 
+func (x *Config) GetAuthentication() *Authentication {
+	if x != nil {
+		return x.Authentication
+	}
+	return nil
+}
+
+func (x *Config) GetAuthorization() *Authorization {
+	if x != nil {
+		return x.Authorization
+	}
+	return nil
+}
+
+func (x *Config) GetExternalAuthorization() *ExternalAuthorization {
+	if x != nil {
+		return x.ExternalAuthorization
+	}
+	return nil
+}
+
+func (x *Config) GetPayload() []*PayloadRule {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
 // Overload is when the process protects itself: new calls get RESOURCE_EXHAUSTED with pushback, live ones go on.
 type Overload struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -374,11 +410,15 @@ func (x *Decisions) GetKeepFailed() uint32 {
 	return 0
 }
 
-// Listener is one address that takes calls, h2c by prior knowledge.
+// Listener is one address that takes calls: h2c by prior knowledge, or HTTP/2 over TLS.
 type Listener struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host:port, or :port for all interfaces. Port 0 picks a free one. Two listeners cannot share an address.
-	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// TLS. Default: none, h2c. Files may change at any time: they are read again, and no connection is cut.
+	Tls *ListenerTLS `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
+	// The PROXY protocol, versions 1 and 2. Default: not understood.
+	ProxyProtocol *ProxyProtocol `protobuf:"bytes,3,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -420,18 +460,398 @@ func (x *Listener) GetAddress() string {
 	return ""
 }
 
+func (x *Listener) GetTls() *ListenerTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Listener) GetProxyProtocol() *ProxyProtocol {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return nil
+}
+
+// ListenerTLS is what clients are shown, and what is asked of them. One source of certificates at least: certFile, certificates,
+// acme or connect.
+type ListenerTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificate chain, PEM: for clients that name no other (SNI).
+	CertFile string `protobuf:"bytes,1,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Its key, PEM.
+	KeyFile string `protobuf:"bytes,2,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// Further certificates, chosen by the name that the client asks for (SNI), exact names before wildcards.
+	Certificates []*CertificateFiles `protobuf:"bytes,3,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// "1.2" or "1.3". Default: "1.2".
+	MinVersion string `protobuf:"bytes,4,opt,name=min_version,json=minVersion,proto3" json:"min_version,omitempty"`
+	// "none": no client certificate is asked for. "optional": one that is shown must be good. "required": calls without a good
+	// one are refused, UNAUTHENTICATED, in words. "strict": so is the handshake, without words. Default: "required" with
+	// clientCaFile or connect, else "none".
+	ClientAuth string `protobuf:"bytes,5,opt,name=client_auth,json=clientAuth,proto3" json:"client_auth,omitempty"`
+	// Authorities of client certificates, PEM.
+	ClientCaFile string `protobuf:"bytes,6,opt,name=client_ca_file,json=clientCaFile,proto3" json:"client_ca_file,omitempty"`
+	// Revoked client certificates: certificate revocation lists of those authorities, PEM or DER.
+	CrlFile string `protobuf:"bytes,7,opt,name=crl_file,json=crlFile,proto3" json:"crl_file,omitempty"`
+	// Session ticket keys that replicas and restarts share: lines of 64 hexadecimal digits, the first encrypts, all decrypt.
+	// Rotate by writing a new first line. Default: random keys, rotated daily, of this process.
+	TicketKeysFile string `protobuf:"bytes,8,opt,name=ticket_keys_file,json=ticketKeysFile,proto3" json:"ticket_keys_file,omitempty"`
+	// Certificates by ACME.
+	Acme *Acme `protobuf:"bytes,9,opt,name=acme,proto3" json:"acme,omitempty"`
+	// This process's certificate of Consul's service mesh (discovery.consul.connect), and its authorities for clients. Default: false.
+	Connect bool `protobuf:"varint,10,opt,name=connect,proto3" json:"connect,omitempty"`
+	// h2c is taken on this address, too. Default: false; such clients are told to use TLS.
+	Plaintext     bool `protobuf:"varint,11,opt,name=plaintext,proto3" json:"plaintext,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListenerTLS) Reset() {
+	*x = ListenerTLS{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListenerTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListenerTLS) ProtoMessage() {}
+
+func (x *ListenerTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListenerTLS.ProtoReflect.Descriptor instead.
+func (*ListenerTLS) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListenerTLS) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *ListenerTLS) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *ListenerTLS) GetCertificates() []*CertificateFiles {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *ListenerTLS) GetMinVersion() string {
+	if x != nil {
+		return x.MinVersion
+	}
+	return ""
+}
+
+func (x *ListenerTLS) GetClientAuth() string {
+	if x != nil {
+		return x.ClientAuth
+	}
+	return ""
+}
+
+func (x *ListenerTLS) GetClientCaFile() string {
+	if x != nil {
+		return x.ClientCaFile
+	}
+	return ""
+}
+
+func (x *ListenerTLS) GetCrlFile() string {
+	if x != nil {
+		return x.CrlFile
+	}
+	return ""
+}
+
+func (x *ListenerTLS) GetTicketKeysFile() string {
+	if x != nil {
+		return x.TicketKeysFile
+	}
+	return ""
+}
+
+func (x *ListenerTLS) GetAcme() *Acme {
+	if x != nil {
+		return x.Acme
+	}
+	return nil
+}
+
+func (x *ListenerTLS) GetConnect() bool {
+	if x != nil {
+		return x.Connect
+	}
+	return false
+}
+
+func (x *ListenerTLS) GetPlaintext() bool {
+	if x != nil {
+		return x.Plaintext
+	}
+	return false
+}
+
+// CertificateFiles are a certificate and its key.
+type CertificateFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The chain, PEM.
+	CertFile string `protobuf:"bytes,1,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// The key, PEM.
+	KeyFile       string `protobuf:"bytes,2,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateFiles) Reset() {
+	*x = CertificateFiles{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateFiles) ProtoMessage() {}
+
+func (x *CertificateFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateFiles.ProtoReflect.Descriptor instead.
+func (*CertificateFiles) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CertificateFiles) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *CertificateFiles) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+// Acme gets and renews certificates (RFC 8555).
+type Acme struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The names to get certificates for.
+	Domains []string `protobuf:"bytes,1,rep,name=domains,proto3" json:"domains,omitempty"`
+	// Whom the authority may write to. Default: nobody.
+	Email string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	// The authority's directory. Default: Let's Encrypt.
+	DirectoryUrl string `protobuf:"bytes,3,opt,name=directory_url,json=directoryUrl,proto3" json:"directory_url,omitempty"`
+	// PEM of the authorities to trust for the directory itself. Default: the system's.
+	CaFile string `protobuf:"bytes,4,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Where accounts, keys and certificates are kept. Default: acme in $STATE_DIRECTORY, else in trunkline in the user's cache
+	// directory.
+	StorageDir string `protobuf:"bytes,5,opt,name=storage_dir,json=storageDir,proto3" json:"storage_dir,omitempty"`
+	// "tls-alpn-01", on this listener (it must be reachable at port 443), or "http-01". Default: "tls-alpn-01".
+	Challenge string `protobuf:"bytes,6,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	// Where http-01 is answered. Default: ":80".
+	HttpAddress string `protobuf:"bytes,7,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
+	// Whoever uses an authority has to agree to its terms: true says so.
+	AgreeToTerms  bool `protobuf:"varint,8,opt,name=agree_to_terms,json=agreeToTerms,proto3" json:"agree_to_terms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acme) Reset() {
+	*x = Acme{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acme) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acme) ProtoMessage() {}
+
+func (x *Acme) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acme.ProtoReflect.Descriptor instead.
+func (*Acme) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Acme) GetDomains() []string {
+	if x != nil {
+		return x.Domains
+	}
+	return nil
+}
+
+func (x *Acme) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *Acme) GetDirectoryUrl() string {
+	if x != nil {
+		return x.DirectoryUrl
+	}
+	return ""
+}
+
+func (x *Acme) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *Acme) GetStorageDir() string {
+	if x != nil {
+		return x.StorageDir
+	}
+	return ""
+}
+
+func (x *Acme) GetChallenge() string {
+	if x != nil {
+		return x.Challenge
+	}
+	return ""
+}
+
+func (x *Acme) GetHttpAddress() string {
+	if x != nil {
+		return x.HttpAddress
+	}
+	return ""
+}
+
+func (x *Acme) GetAgreeToTerms() bool {
+	if x != nil {
+		return x.AgreeToTerms
+	}
+	return false
+}
+
+// ProxyProtocol says whom to believe about where a connection comes from
+// (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt).
+type ProxyProtocol struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses and networks (10.0.0.0/8) of the proxies. From others a PROXY header is a protocol error.
+	Trusted []string `protobuf:"bytes,1,rep,name=trusted,proto3" json:"trusted,omitempty"`
+	// Trusted addresses may also come without a header. Default: false, they must have one.
+	Optional      bool `protobuf:"varint,2,opt,name=optional,proto3" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyProtocol) Reset() {
+	*x = ProxyProtocol{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyProtocol) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyProtocol) ProtoMessage() {}
+
+func (x *ProxyProtocol) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyProtocol.ProtoReflect.Descriptor instead.
+func (*ProxyProtocol) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ProxyProtocol) GetTrusted() []string {
+	if x != nil {
+		return x.Trusted
+	}
+	return nil
+}
+
+func (x *ProxyProtocol) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
 // Admin is where the operator looks.
 type Admin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// host:port, or "-" for none. Default: "127.0.0.1:9901". Not for the public: it shows and drains everything.
-	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// host:port, or "-" for none. Default: "127.0.0.1:9901". Not for the public: it shows and drains everything. Other than on a
+	// loopback address it needs tokenFile, or tls with clientCaFile.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// A file with the token that requests must bear (authorization: Bearer <token>). Default: none is asked for.
+	TokenFile string `protobuf:"bytes,2,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// TLS, with client certificates if clientCaFile is given.
+	Tls           *AdminTLS `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Admin) Reset() {
 	*x = Admin{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +863,7 @@ func (x *Admin) String() string {
 func (*Admin) ProtoMessage() {}
 
 func (x *Admin) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[4]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,12 +876,959 @@ func (x *Admin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admin.ProtoReflect.Descriptor instead.
 func (*Admin) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{4}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Admin) GetAddress() string {
 	if x != nil {
 		return x.Address
+	}
+	return ""
+}
+
+func (x *Admin) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *Admin) GetTls() *AdminTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// AdminTLS is the admin address's TLS.
+type AdminTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificate chain, PEM.
+	CertFile string `protobuf:"bytes,1,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Its key, PEM.
+	KeyFile string `protobuf:"bytes,2,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// Authorities of the client certificates that are required. Default: none are asked for.
+	ClientCaFile  string `protobuf:"bytes,3,opt,name=client_ca_file,json=clientCaFile,proto3" json:"client_ca_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdminTLS) Reset() {
+	*x = AdminTLS{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdminTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdminTLS) ProtoMessage() {}
+
+func (x *AdminTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdminTLS.ProtoReflect.Descriptor instead.
+func (*AdminTLS) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AdminTLS) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *AdminTLS) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *AdminTLS) GetClientCaFile() string {
+	if x != nil {
+		return x.ClientCaFile
+	}
+	return ""
+}
+
+// Authentication is how callers prove who they are. A proof that is shown must be good, whatever the method.
+type Authentication struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tokens.
+	Jwt []*JwtProvider `protobuf:"bytes,1,rep,name=jwt,proto3" json:"jwt,omitempty"`
+	// Keys.
+	ApiKeys *ApiKeys `protobuf:"bytes,2,opt,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	// Methods whose callers must have proved who they are by one of these, or by a client certificate: "pkg.Service/Method", "pkg.Service/*",
+	// "pkg.*", "*". Default: none.
+	Required []string `protobuf:"bytes,3,rep,name=required,proto3" json:"required,omitempty"`
+	// Exceptions from required, in the same form.
+	Anonymous []string `protobuf:"bytes,4,rep,name=anonymous,proto3" json:"anonymous,omitempty"`
+	// Request metadata that are taken away from what clients send, since only Trunkline may set them, beside x-forwarded-client-cert,
+	// x-trunkline-* and all that claimsToMetadata and identityMetadata name.
+	ProtectedMetadata []string `protobuf:"bytes,5,rep,name=protected_metadata,json=protectedMetadata,proto3" json:"protected_metadata,omitempty"`
+	// The request metadata field that tells endpoints the caller's name. Default: none.
+	IdentityMetadata string `protobuf:"bytes,6,opt,name=identity_metadata,json=identityMetadata,proto3" json:"identity_metadata,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Authentication) Reset() {
+	*x = Authentication{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authentication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authentication) ProtoMessage() {}
+
+func (x *Authentication) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
+func (*Authentication) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Authentication) GetJwt() []*JwtProvider {
+	if x != nil {
+		return x.Jwt
+	}
+	return nil
+}
+
+func (x *Authentication) GetApiKeys() *ApiKeys {
+	if x != nil {
+		return x.ApiKeys
+	}
+	return nil
+}
+
+func (x *Authentication) GetRequired() []string {
+	if x != nil {
+		return x.Required
+	}
+	return nil
+}
+
+func (x *Authentication) GetAnonymous() []string {
+	if x != nil {
+		return x.Anonymous
+	}
+	return nil
+}
+
+func (x *Authentication) GetProtectedMetadata() []string {
+	if x != nil {
+		return x.ProtectedMetadata
+	}
+	return nil
+}
+
+func (x *Authentication) GetIdentityMetadata() string {
+	if x != nil {
+		return x.IdentityMetadata
+	}
+	return ""
+}
+
+// JwtProvider is an issuer of JSON Web Tokens (RFC 7519).
+type JwtProvider struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For people, and for rules (identity.provider).
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What iss must be. Without jwksFile and jwksUrl the keys are found by OIDC discovery there.
+	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// aud must have one of these.
+	Audiences []string `protobuf:"bytes,3,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// The keys (RFC 7517): a file, read again when it changes ...
+	JwksFile string `protobuf:"bytes,4,opt,name=jwks_file,json=jwksFile,proto3" json:"jwks_file,omitempty"`
+	// ... or an address, fetched at start, every refreshInterval, and when a token names an unknown key. The last good keys stay in force.
+	JwksUrl string `protobuf:"bytes,5,opt,name=jwks_url,json=jwksUrl,proto3" json:"jwks_url,omitempty"`
+	// PEM of the authorities to trust for jwksUrl and discovery. Default: the system's.
+	CaFile string `protobuf:"bytes,6,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Signature algorithms that are accepted. Default: RS256, ES256, EdDSA. Never "none", nor HMAC.
+	Algorithms []string `protobuf:"bytes,7,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
+	// By how much clocks may differ. Default: 30s.
+	ClockSkew *durationpb.Duration `protobuf:"bytes,8,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
+	// Default: 10m.
+	RefreshInterval *durationpb.Duration `protobuf:"bytes,9,opt,name=refresh_interval,json=refreshInterval,proto3" json:"refresh_interval,omitempty"`
+	// The request metadata that holds the token, after "Bearer " if that is there. Default: "authorization".
+	Metadata string `protobuf:"bytes,10,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Claims that endpoints are told.
+	ClaimsToMetadata []*ClaimToMetadata `protobuf:"bytes,11,rep,name=claims_to_metadata,json=claimsToMetadata,proto3" json:"claims_to_metadata,omitempty"`
+	// Do not send the token on to endpoints. Default: false.
+	Strip         bool `protobuf:"varint,12,opt,name=strip,proto3" json:"strip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JwtProvider) Reset() {
+	*x = JwtProvider{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JwtProvider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JwtProvider) ProtoMessage() {}
+
+func (x *JwtProvider) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JwtProvider.ProtoReflect.Descriptor instead.
+func (*JwtProvider) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *JwtProvider) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JwtProvider) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *JwtProvider) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *JwtProvider) GetJwksFile() string {
+	if x != nil {
+		return x.JwksFile
+	}
+	return ""
+}
+
+func (x *JwtProvider) GetJwksUrl() string {
+	if x != nil {
+		return x.JwksUrl
+	}
+	return ""
+}
+
+func (x *JwtProvider) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *JwtProvider) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *JwtProvider) GetClockSkew() *durationpb.Duration {
+	if x != nil {
+		return x.ClockSkew
+	}
+	return nil
+}
+
+func (x *JwtProvider) GetRefreshInterval() *durationpb.Duration {
+	if x != nil {
+		return x.RefreshInterval
+	}
+	return nil
+}
+
+func (x *JwtProvider) GetMetadata() string {
+	if x != nil {
+		return x.Metadata
+	}
+	return ""
+}
+
+func (x *JwtProvider) GetClaimsToMetadata() []*ClaimToMetadata {
+	if x != nil {
+		return x.ClaimsToMetadata
+	}
+	return nil
+}
+
+func (x *JwtProvider) GetStrip() bool {
+	if x != nil {
+		return x.Strip
+	}
+	return false
+}
+
+// ClaimToMetadata sets a request metadata field from a claim.
+type ClaimToMetadata struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The claim's name; "a.b" for a claim inside of one.
+	Claim string `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	// The field. Absent claims leave it absent; lists are joined by commas.
+	Metadata      string `protobuf:"bytes,2,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimToMetadata) Reset() {
+	*x = ClaimToMetadata{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimToMetadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimToMetadata) ProtoMessage() {}
+
+func (x *ClaimToMetadata) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimToMetadata.ProtoReflect.Descriptor instead.
+func (*ClaimToMetadata) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ClaimToMetadata) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *ClaimToMetadata) GetMetadata() string {
+	if x != nil {
+		return x.Metadata
+	}
+	return ""
+}
+
+// ApiKeys are secrets that name their callers.
+type ApiKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The request metadata that holds the key. Default: "x-api-key".
+	Metadata string `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// The file of keys: a line each, "<name> sha256:<hexadecimal digits of the key's SHA-256>"; # begins a comment. Read again when it changes.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// Send the key on to endpoints. Default: false.
+	Forward       bool `protobuf:"varint,3,opt,name=forward,proto3" json:"forward,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiKeys) Reset() {
+	*x = ApiKeys{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKeys) ProtoMessage() {}
+
+func (x *ApiKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKeys.ProtoReflect.Descriptor instead.
+func (*ApiKeys) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ApiKeys) GetMetadata() string {
+	if x != nil {
+		return x.Metadata
+	}
+	return ""
+}
+
+func (x *ApiKeys) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *ApiKeys) GetForward() bool {
+	if x != nil {
+		return x.Forward
+	}
+	return false
+}
+
+// Authorization are rules over calls. A deny rule that matches wins. Else, where allow rules name the method, one must match; where none
+// does, default decides.
+type Authorization struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rules, in any order.
+	Rules []*AuthorizationRule `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	// "allow" or "deny". Default: "allow".
+	Default       string `protobuf:"bytes,2,opt,name=default,proto3" json:"default,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authorization) Reset() {
+	*x = Authorization{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authorization) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authorization) ProtoMessage() {}
+
+func (x *Authorization) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
+func (*Authorization) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Authorization) GetRules() []*AuthorizationRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Authorization) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+// AuthorizationRule is one rule.
+type AuthorizationRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What a refused caller is told, and records say. Unique.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "pkg.Service/Method", "pkg.Service/*", "pkg.*" or "*". Default: "*".
+	Methods []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
+	// A condition in CEL (https://cel.dev), true or false. Default: true. Variables: method, service, authority, metadata
+	// (map of lists), peer (address, spiffe, dns, common_name, subject, verified ...), identity (name, kind, provider), claims, now.
+	When string `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
+	// "allow" or "deny".
+	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	// Only count and record what it would have done. Default: false.
+	Shadow bool `protobuf:"varint,5,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// What a refused caller is told to do. Default: nothing but the rule's name.
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationRule) Reset() {
+	*x = AuthorizationRule{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationRule) ProtoMessage() {}
+
+func (x *AuthorizationRule) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationRule.ProtoReflect.Descriptor instead.
+func (*AuthorizationRule) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AuthorizationRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuthorizationRule) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *AuthorizationRule) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *AuthorizationRule) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuthorizationRule) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+func (x *AuthorizationRule) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// ExternalAuthorization asks a service about calls (envoy.service.auth.v3.Authorization/Check).
+type ExternalAuthorization struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// How long it may take. Default: 200ms.
+	Timeout *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Let calls pass when it does not answer. Default: false.
+	FailOpen bool `protobuf:"varint,3,opt,name=fail_open,json=failOpen,proto3" json:"fail_open,omitempty"`
+	// Which methods it is asked about. Default: "*".
+	Methods []string `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Which not.
+	Except []string `protobuf:"bytes,5,rep,name=except,proto3" json:"except,omitempty"`
+	// Request metadata that it is told. Default: all but binary ones (-bin).
+	Metadata []string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty"`
+	// TLS to it. Default: none.
+	Tls *UpstreamTLS `protobuf:"bytes,7,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Only count and record what it says. Default: false.
+	Shadow        bool `protobuf:"varint,8,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExternalAuthorization) Reset() {
+	*x = ExternalAuthorization{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExternalAuthorization) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExternalAuthorization) ProtoMessage() {}
+
+func (x *ExternalAuthorization) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExternalAuthorization.ProtoReflect.Descriptor instead.
+func (*ExternalAuthorization) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ExternalAuthorization) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExternalAuthorization) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *ExternalAuthorization) GetFailOpen() bool {
+	if x != nil {
+		return x.FailOpen
+	}
+	return false
+}
+
+func (x *ExternalAuthorization) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *ExternalAuthorization) GetExcept() []string {
+	if x != nil {
+		return x.Except
+	}
+	return nil
+}
+
+func (x *ExternalAuthorization) GetMetadata() []string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *ExternalAuthorization) GetTls() *UpstreamTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *ExternalAuthorization) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+// PayloadRule is what the messages of some methods may be like.
+type PayloadRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "pkg.Service/Method", "pkg.Service/*", "pkg.*" or "*". Default: "*".
+	Methods []string `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Bytes of one request message. Beside the service config's limit; the lower one holds. Default: no limit.
+	MaxRequestMessageBytes *uint64 `protobuf:"varint,2,opt,name=max_request_message_bytes,json=maxRequestMessageBytes,proto3,oneof" json:"max_request_message_bytes,omitempty"`
+	// Bytes of one response message. Default: no limit.
+	MaxResponseMessageBytes *uint64 `protobuf:"varint,3,opt,name=max_response_message_bytes,json=maxResponseMessageBytes,proto3,oneof" json:"max_response_message_bytes,omitempty"`
+	// Bytes of all request messages of one call. Default: no limit.
+	MaxRequestBytes *uint64 `protobuf:"varint,4,opt,name=max_request_bytes,json=maxRequestBytes,proto3,oneof" json:"max_request_bytes,omitempty"`
+	// Bytes of all response messages of one call. Default: no limit.
+	MaxResponseBytes *uint64 `protobuf:"varint,5,opt,name=max_response_bytes,json=maxResponseBytes,proto3,oneof" json:"max_response_bytes,omitempty"`
+	// Validate request messages against the endpoints' descriptors.
+	Validate *PayloadValidation `protobuf:"bytes,6,opt,name=validate,proto3" json:"validate,omitempty"`
+	// Look for attacks in the string fields of request messages: OWASP's core rule set.
+	Waf *Waf `protobuf:"bytes,7,opt,name=waf,proto3" json:"waf,omitempty"`
+	// The largest request message that is held to be validated or searched; a larger one is refused. Default: 4 MiB.
+	MaxInspectedBytes *uint64 `protobuf:"varint,8,opt,name=max_inspected_bytes,json=maxInspectedBytes,proto3,oneof" json:"max_inspected_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *PayloadRule) Reset() {
+	*x = PayloadRule{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayloadRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayloadRule) ProtoMessage() {}
+
+func (x *PayloadRule) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayloadRule.ProtoReflect.Descriptor instead.
+func (*PayloadRule) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PayloadRule) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *PayloadRule) GetMaxRequestMessageBytes() uint64 {
+	if x != nil && x.MaxRequestMessageBytes != nil {
+		return *x.MaxRequestMessageBytes
+	}
+	return 0
+}
+
+func (x *PayloadRule) GetMaxResponseMessageBytes() uint64 {
+	if x != nil && x.MaxResponseMessageBytes != nil {
+		return *x.MaxResponseMessageBytes
+	}
+	return 0
+}
+
+func (x *PayloadRule) GetMaxRequestBytes() uint64 {
+	if x != nil && x.MaxRequestBytes != nil {
+		return *x.MaxRequestBytes
+	}
+	return 0
+}
+
+func (x *PayloadRule) GetMaxResponseBytes() uint64 {
+	if x != nil && x.MaxResponseBytes != nil {
+		return *x.MaxResponseBytes
+	}
+	return 0
+}
+
+func (x *PayloadRule) GetValidate() *PayloadValidation {
+	if x != nil {
+		return x.Validate
+	}
+	return nil
+}
+
+func (x *PayloadRule) GetWaf() *Waf {
+	if x != nil {
+		return x.Waf
+	}
+	return nil
+}
+
+func (x *PayloadRule) GetMaxInspectedBytes() uint64 {
+	if x != nil && x.MaxInspectedBytes != nil {
+		return *x.MaxInspectedBytes
+	}
+	return 0
+}
+
+// PayloadValidation is what request messages are checked for. A message that does not parse is refused.
+type PayloadValidation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Refuse fields that the descriptors do not know. Default: false.
+	RefuseUnknownFields bool `protobuf:"varint,1,opt,name=refuse_unknown_fields,json=refuseUnknownFields,proto3" json:"refuse_unknown_fields,omitempty"`
+	// Check the rules of protovalidate that the descriptors carry. Default: false.
+	Protovalidate bool `protobuf:"varint,2,opt,name=protovalidate,proto3" json:"protovalidate,omitempty"`
+	// Only count and record what would be refused. Default: false.
+	Shadow        bool `protobuf:"varint,3,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PayloadValidation) Reset() {
+	*x = PayloadValidation{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayloadValidation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayloadValidation) ProtoMessage() {}
+
+func (x *PayloadValidation) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayloadValidation.ProtoReflect.Descriptor instead.
+func (*PayloadValidation) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PayloadValidation) GetRefuseUnknownFields() bool {
+	if x != nil {
+		return x.RefuseUnknownFields
+	}
+	return false
+}
+
+func (x *PayloadValidation) GetProtovalidate() bool {
+	if x != nil {
+		return x.Protovalidate
+	}
+	return false
+}
+
+func (x *PayloadValidation) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+// Waf is a web application firewall: Coraza with OWASP's core rule set.
+type Waf struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "detect" counts and records, "block" refuses. Default: "block".
+	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The core rule set's paranoia level, 1 to 4. Default: 1.
+	Paranoia *uint32 `protobuf:"varint,2,opt,name=paranoia,proto3,oneof" json:"paranoia,omitempty"`
+	// The anomaly score at which a message is an attack. Default: 5, one critical rule.
+	AnomalyThreshold *uint32 `protobuf:"varint,3,opt,name=anomaly_threshold,json=anomalyThreshold,proto3,oneof" json:"anomaly_threshold,omitempty"`
+	// Rules that do not count, by id.
+	DisabledRules []uint32 `protobuf:"varint,4,rep,packed,name=disabled_rules,json=disabledRules,proto3" json:"disabled_rules,omitempty"`
+	// A file with further directives (SecLang), after the core rule set's.
+	DirectivesFile string `protobuf:"bytes,5,opt,name=directives_file,json=directivesFile,proto3" json:"directives_file,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Waf) Reset() {
+	*x = Waf{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Waf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Waf) ProtoMessage() {}
+
+func (x *Waf) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Waf.ProtoReflect.Descriptor instead.
+func (*Waf) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Waf) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Waf) GetParanoia() uint32 {
+	if x != nil && x.Paranoia != nil {
+		return *x.Paranoia
+	}
+	return 0
+}
+
+func (x *Waf) GetAnomalyThreshold() uint32 {
+	if x != nil && x.AnomalyThreshold != nil {
+		return *x.AnomalyThreshold
+	}
+	return 0
+}
+
+func (x *Waf) GetDisabledRules() []uint32 {
+	if x != nil {
+		return x.DisabledRules
+	}
+	return nil
+}
+
+func (x *Waf) GetDirectivesFile() string {
+	if x != nil {
+		return x.DirectivesFile
 	}
 	return ""
 }
@@ -481,7 +1848,7 @@ type Discovery struct {
 
 func (x *Discovery) Reset() {
 	*x = Discovery{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +1860,7 @@ func (x *Discovery) String() string {
 func (*Discovery) ProtoMessage() {}
 
 func (x *Discovery) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[5]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +1873,7 @@ func (x *Discovery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Discovery.ProtoReflect.Descriptor instead.
 func (*Discovery) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{5}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Discovery) GetConsul() *Consul {
@@ -541,7 +1908,7 @@ type Static struct {
 
 func (x *Static) Reset() {
 	*x = Static{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +1920,7 @@ func (x *Static) String() string {
 func (*Static) ProtoMessage() {}
 
 func (x *Static) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[6]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +1933,7 @@ func (x *Static) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Static.ProtoReflect.Descriptor instead.
 func (*Static) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{6}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Static) GetClusters() []*StaticCluster {
@@ -591,7 +1958,7 @@ type StaticCluster struct {
 
 func (x *StaticCluster) Reset() {
 	*x = StaticCluster{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +1970,7 @@ func (x *StaticCluster) String() string {
 func (*StaticCluster) ProtoMessage() {}
 
 func (x *StaticCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[7]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +1983,7 @@ func (x *StaticCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StaticCluster.ProtoReflect.Descriptor instead.
 func (*StaticCluster) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{7}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StaticCluster) GetName() string {
@@ -655,7 +2022,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +2034,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[8]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +2047,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{8}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -733,13 +2100,15 @@ type Consul struct {
 	SnapshotDir string `protobuf:"bytes,11,opt,name=snapshot_dir,json=snapshotDir,proto3" json:"snapshot_dir,omitempty"`
 	// The guard against a catalogue that loses most of its endpoints at once.
 	MassDisappearance *MassDisappearance `protobuf:"bytes,12,opt,name=mass_disappearance,json=massDisappearance,proto3" json:"mass_disappearance,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// This process's place in Consul's service mesh. Default: none.
+	Connect       *ConsulConnect `protobuf:"bytes,13,opt,name=connect,proto3" json:"connect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Consul) Reset() {
 	*x = Consul{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +2120,7 @@ func (x *Consul) String() string {
 func (*Consul) ProtoMessage() {}
 
 func (x *Consul) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[9]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +2133,7 @@ func (x *Consul) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consul.ProtoReflect.Descriptor instead.
 func (*Consul) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{9}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Consul) GetAddress() string {
@@ -851,6 +2220,70 @@ func (x *Consul) GetMassDisappearance() *MassDisappearance {
 	return nil
 }
 
+func (x *Consul) GetConnect() *ConsulConnect {
+	if x != nil {
+		return x.Connect
+	}
+	return nil
+}
+
+// ConsulConnect makes the process a member of Consul's service mesh, without a sidecar: its certificate and the authorities come from the
+// agent, and are watched.
+type ConsulConnect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The service that this process is, in intentions and in its SPIFFE id.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Intentions are asked about clients of listeners with tls.connect, as callers of this service. true: as callers of the
+	// cluster's service, too. Default: false.
+	CheckDestinations bool `protobuf:"varint,2,opt,name=check_destinations,json=checkDestinations,proto3" json:"check_destinations,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ConsulConnect) Reset() {
+	*x = ConsulConnect{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsulConnect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsulConnect) ProtoMessage() {}
+
+func (x *ConsulConnect) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsulConnect.ProtoReflect.Descriptor instead.
+func (*ConsulConnect) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ConsulConnect) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ConsulConnect) GetCheckDestinations() bool {
+	if x != nil {
+		return x.CheckDestinations
+	}
+	return false
+}
+
 // ConsulService is one service to watch.
 type ConsulService struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -859,14 +2292,17 @@ type ConsulService struct {
 	// Only instances with this tag. Default: all.
 	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
 	// Where it is. Default: consul.datacenter.
-	Datacenter    string `protobuf:"bytes,3,opt,name=datacenter,proto3" json:"datacenter,omitempty"`
+	Datacenter string `protobuf:"bytes,3,opt,name=datacenter,proto3" json:"datacenter,omitempty"`
+	// Reach it through the mesh: at its proxies, or itself if it is native, with this process's certificate (consul.connect). Default:
+	// false.
+	Connect       bool `protobuf:"varint,4,opt,name=connect,proto3" json:"connect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsulService) Reset() {
 	*x = ConsulService{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +2314,7 @@ func (x *ConsulService) String() string {
 func (*ConsulService) ProtoMessage() {}
 
 func (x *ConsulService) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[10]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +2327,7 @@ func (x *ConsulService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsulService.ProtoReflect.Descriptor instead.
 func (*ConsulService) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{10}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConsulService) GetName() string {
@@ -915,6 +2351,13 @@ func (x *ConsulService) GetDatacenter() string {
 	return ""
 }
 
+func (x *ConsulService) GetConnect() bool {
+	if x != nil {
+		return x.Connect
+	}
+	return false
+}
+
 // ConsulTLS is how to reach an agent over HTTPS.
 type ConsulTLS struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -934,7 +2377,7 @@ type ConsulTLS struct {
 
 func (x *ConsulTLS) Reset() {
 	*x = ConsulTLS{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +2389,7 @@ func (x *ConsulTLS) String() string {
 func (*ConsulTLS) ProtoMessage() {}
 
 func (x *ConsulTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[11]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +2402,7 @@ func (x *ConsulTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsulTLS.ProtoReflect.Descriptor instead.
 func (*ConsulTLS) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConsulTLS) GetCaFile() string {
@@ -1011,7 +2454,7 @@ type MassDisappearance struct {
 
 func (x *MassDisappearance) Reset() {
 	*x = MassDisappearance{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +2466,7 @@ func (x *MassDisappearance) String() string {
 func (*MassDisappearance) ProtoMessage() {}
 
 func (x *MassDisappearance) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[12]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +2479,7 @@ func (x *MassDisappearance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MassDisappearance.ProtoReflect.Descriptor instead.
 func (*MassDisappearance) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{12}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MassDisappearance) GetShare() float64 {
@@ -1068,7 +2511,7 @@ type Reflection struct {
 
 func (x *Reflection) Reset() {
 	*x = Reflection{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +2523,7 @@ func (x *Reflection) String() string {
 func (*Reflection) ProtoMessage() {}
 
 func (x *Reflection) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[13]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +2536,7 @@ func (x *Reflection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reflection.ProtoReflect.Descriptor instead.
 func (*Reflection) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Reflection) GetDisabled() bool {
@@ -1130,7 +2573,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +2585,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[14]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +2598,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Route) GetMatch() *Match {
@@ -1189,7 +2632,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +2644,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[15]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +2657,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Match) GetMethod() string {
@@ -1254,14 +2697,16 @@ type Cluster struct {
 	// loadBalancingConfig of the cluster's service config. Default: what that says, else "least_request".
 	LoadBalancing string `protobuf:"bytes,2,opt,name=load_balancing,json=loadBalancing,proto3" json:"load_balancing,omitempty"`
 	// Overrides of the top-level upstream, by field.
-	Upstream      *Upstream `protobuf:"bytes,3,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	Upstream *Upstream `protobuf:"bytes,3,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	// TLS towards endpoints. Default: none, h2c.
+	Tls           *UpstreamTLS `protobuf:"bytes,4,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +2718,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[16]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +2731,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Cluster) GetName() string {
@@ -1308,6 +2753,104 @@ func (x *Cluster) GetUpstream() *Upstream {
 		return x.Upstream
 	}
 	return nil
+}
+
+func (x *Cluster) GetTls() *UpstreamTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// UpstreamTLS is TLS towards servers. Files may change at any time.
+type UpstreamTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM of the authorities to trust. Default: the system's.
+	CaFile string `protobuf:"bytes,1,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Client certificate, PEM. Default: none.
+	CertFile string `protobuf:"bytes,2,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Its key, PEM.
+	KeyFile string `protobuf:"bytes,3,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// The name to expect in the server's certificate. Default: the address's host.
+	ServerName string `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// Trust any certificate. For tests only.
+	InsecureSkipVerify bool `protobuf:"varint,5,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
+	// The SPIFFE id to expect instead of a name. Default: none.
+	SpiffeId      string `protobuf:"bytes,6,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpstreamTLS) Reset() {
+	*x = UpstreamTLS{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpstreamTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpstreamTLS) ProtoMessage() {}
+
+func (x *UpstreamTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpstreamTLS.ProtoReflect.Descriptor instead.
+func (*UpstreamTLS) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *UpstreamTLS) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *UpstreamTLS) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *UpstreamTLS) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *UpstreamTLS) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *UpstreamTLS) GetInsecureSkipVerify() bool {
+	if x != nil {
+		return x.InsecureSkipVerify
+	}
+	return false
+}
+
+func (x *UpstreamTLS) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
 }
 
 // Upstream is how connections to endpoints are kept.
@@ -1338,7 +2881,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +2893,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[17]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +2906,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Upstream) GetMaxStreamsPerConnection() uint32 {
@@ -1447,13 +2990,31 @@ type Limits struct {
 	// HTTP/2 window that a client's stream may grow to while its endpoint reads, in bytes, 65535 to 16 MiB; it begins with
 	// 128 KiB. Default: 1 MiB.
 	StreamWindowBytes *uint32 `protobuf:"varint,5,opt,name=stream_window_bytes,json=streamWindowBytes,proto3,oneof" json:"stream_window_bytes,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Fields of one header block. Default: 512.
+	MaxHeaderFields *uint32 `protobuf:"varint,7,opt,name=max_header_fields,json=maxHeaderFields,proto3,oneof" json:"max_header_fields,omitempty"`
+	// Bytes held for all connections together, of those that bufferBytesPerConnection counts; who holds most is reset first. 0: no limit. Default:
+	// 1 GiB.
+	BufferBytesTotal *uint64 `protobuf:"varint,8,opt,name=buffer_bytes_total,json=bufferBytesTotal,proto3,oneof" json:"buffer_bytes_total,omitempty"`
+	// Connections open at once on each listener. 0: no limit. Default: 65536.
+	MaxConnections *uint32 `protobuf:"varint,9,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
+	// The same from one address (of IPv6, from one /64 network). 0: no limit. Default: 16384.
+	MaxConnectionsPerAddress *uint32 `protobuf:"varint,10,opt,name=max_connections_per_address,json=maxConnectionsPerAddress,proto3,oneof" json:"max_connections_per_address,omitempty"`
+	// From accepting a connection to its client's first SETTINGS, handshakes included. Default: 10s.
+	PrefaceTimeout *durationpb.Duration `protobuf:"bytes,11,opt,name=preface_timeout,json=prefaceTimeout,proto3" json:"preface_timeout,omitempty"`
+	// From the first to the last byte of one frame or header block. Default: 30s.
+	FrameTimeout *durationpb.Duration `protobuf:"bytes,12,opt,name=frame_timeout,json=frameTimeout,proto3" json:"frame_timeout,omitempty"`
+	// How long something may wait for a client that reads nothing of it; then its stream is reset, and a connection that takes
+	// nothing at all is closed. "0s": for ever. Default: 5m.
+	StallTimeout *durationpb.Duration `protobuf:"bytes,13,opt,name=stall_timeout,json=stallTimeout,proto3" json:"stall_timeout,omitempty"`
+	// What a client may waste. Per connection.
+	Abuse         *Abuse `protobuf:"bytes,14,opt,name=abuse,proto3" json:"abuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +3026,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[18]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +3039,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Limits) GetMaxHeaderBytes() uint32 {
@@ -1523,6 +3084,130 @@ func (x *Limits) GetStreamWindowBytes() uint32 {
 	return 0
 }
 
+func (x *Limits) GetMaxHeaderFields() uint32 {
+	if x != nil && x.MaxHeaderFields != nil {
+		return *x.MaxHeaderFields
+	}
+	return 0
+}
+
+func (x *Limits) GetBufferBytesTotal() uint64 {
+	if x != nil && x.BufferBytesTotal != nil {
+		return *x.BufferBytesTotal
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxConnections() uint32 {
+	if x != nil && x.MaxConnections != nil {
+		return *x.MaxConnections
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxConnectionsPerAddress() uint32 {
+	if x != nil && x.MaxConnectionsPerAddress != nil {
+		return *x.MaxConnectionsPerAddress
+	}
+	return 0
+}
+
+func (x *Limits) GetPrefaceTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.PrefaceTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetFrameTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.FrameTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetStallTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StallTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetAbuse() *Abuse {
+	if x != nil {
+		return x.Abuse
+	}
+	return nil
+}
+
+// Abuse is what one connection may do that leads to nothing, beyond what its calls bring along; who does more is told so (GOAWAY,
+// ENHANCE_YOUR_CALM) and closed.
+type Abuse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Streams per second that it begins and then gives up, or makes us reset, beside one for each call that it lets end. The first 1000 are
+	// free. 0: no limit. Default: 100.
+	ResetsPerSecond *uint32 `protobuf:"varint,1,opt,name=resets_per_second,json=resetsPerSecond,proto3,oneof" json:"resets_per_second,omitempty"`
+	// Frames per second that carry nothing (PING, SETTINGS, PRIORITY, empty DATA, idle WINDOW_UPDATE ...), beside some for each that does. The first
+	// 5000 are free. 0: no limit. Default: 500.
+	IdleFramesPerSecond *uint32 `protobuf:"varint,2,opt,name=idle_frames_per_second,json=idleFramesPerSecond,proto3,oneof" json:"idle_frames_per_second,omitempty"`
+	// Calls per second that break a rule which is always checked (metadata too large, no such method ...), beside one for each
+	// that does not. The first 5000 are free. 0: no limit. Default: 1000.
+	RefusedPerSecond *uint32 `protobuf:"varint,3,opt,name=refused_per_second,json=refusedPerSecond,proto3,oneof" json:"refused_per_second,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Abuse) Reset() {
+	*x = Abuse{}
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Abuse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Abuse) ProtoMessage() {}
+
+func (x *Abuse) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Abuse.ProtoReflect.Descriptor instead.
+func (*Abuse) Descriptor() ([]byte, []int) {
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Abuse) GetResetsPerSecond() uint32 {
+	if x != nil && x.ResetsPerSecond != nil {
+		return *x.ResetsPerSecond
+	}
+	return 0
+}
+
+func (x *Abuse) GetIdleFramesPerSecond() uint32 {
+	if x != nil && x.IdleFramesPerSecond != nil {
+		return *x.IdleFramesPerSecond
+	}
+	return 0
+}
+
+func (x *Abuse) GetRefusedPerSecond() uint32 {
+	if x != nil && x.RefusedPerSecond != nil {
+		return *x.RefusedPerSecond
+	}
+	return 0
+}
+
 // Drain is how SIGTERM ends the process: two-step GOAWAY, then live streams run to their end.
 type Drain struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1536,7 +3221,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +3233,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[19]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +3246,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Drain) GetTimeout() *durationpb.Duration {
@@ -1601,7 +3286,7 @@ type Tracing struct {
 
 func (x *Tracing) Reset() {
 	*x = Tracing{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +3298,7 @@ func (x *Tracing) String() string {
 func (*Tracing) ProtoMessage() {}
 
 func (x *Tracing) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[20]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +3311,7 @@ func (x *Tracing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
 func (*Tracing) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Tracing) GetOtlpEndpoint() string {
@@ -1684,7 +3369,7 @@ type Metrics struct {
 
 func (x *Metrics) Reset() {
 	*x = Metrics{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +3381,7 @@ func (x *Metrics) String() string {
 func (*Metrics) ProtoMessage() {}
 
 func (x *Metrics) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[21]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +3394,7 @@ func (x *Metrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
 func (*Metrics) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Metrics) GetDisabled() bool {
@@ -1741,7 +3426,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[22]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +3438,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[22]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +3451,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{22}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AccessLog) GetMode() string {
@@ -1803,7 +3488,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[23]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +3500,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_config_v1_config_proto_msgTypes[23]
+	mi := &file_trunkline_config_v1_config_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +3513,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{23}
+	return file_trunkline_config_v1_config_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Log) GetLevel() string {
@@ -1849,7 +3534,7 @@ var File_trunkline_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	" trunkline/config/v1/config.proto\x12\x13trunkline.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\a\n" +
+	" trunkline/config/v1/config.proto\x12\x13trunkline.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xea\t\n" +
 	"\x06Config\x12;\n" +
 	"\tlisteners\x18\x01 \x03(\v2\x1d.trunkline.config.v1.ListenerR\tlisteners\x120\n" +
 	"\x05admin\x18\x02 \x01(\v2\x1a.trunkline.config.v1.AdminR\x05admin\x12<\n" +
@@ -1870,7 +3555,11 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\tdecisions\x18\x0f \x01(\v2\x1e.trunkline.config.v1.DecisionsR\tdecisions\x12%\n" +
 	"\x0eservice_config\x18\x14 \x01(\tR\rserviceConfig\x12\x1c\n" +
 	"\ttrunkline\x18\x15 \x01(\tR\ttrunkline\x122\n" +
-	"\x15shadow_service_config\x18\x16 \x01(\tR\x13shadowServiceConfig\"\xfa\x02\n" +
+	"\x15shadow_service_config\x18\x16 \x01(\tR\x13shadowServiceConfig\x12K\n" +
+	"\x0eauthentication\x18\x1e \x01(\v2#.trunkline.config.v1.AuthenticationR\x0eauthentication\x12H\n" +
+	"\rauthorization\x18\x1f \x01(\v2\".trunkline.config.v1.AuthorizationR\rauthorization\x12a\n" +
+	"\x16external_authorization\x18  \x01(\v2*.trunkline.config.v1.ExternalAuthorizationR\x15externalAuthorization\x12:\n" +
+	"\apayload\x18! \x03(\v2 .trunkline.config.v1.PayloadRuleR\apayload\"\xfa\x02\n" +
 	"\bOverload\x12;\n" +
 	"\fmemory_bytes\x18\x01 \x01(\x04B\x13\xbaH\x102\x0e\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x80\x80\x80\bH\x00R\vmemoryBytes\x88\x01\x01\x12?\n" +
 	"\fmemory_share\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\vmemoryShare\x88\x01\x01\x129\n" +
@@ -1887,11 +3576,130 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\vkeep_failed\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\n" +
 	"keepFailed\x88\x01\x01B\a\n" +
 	"\x05_keepB\x0e\n" +
-	"\f_keep_failed\"7\n" +
+	"\f_keep_failed\"\xab\x01\n" +
 	"\bListener\x12 \n" +
-	"\aaddress\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aaddressJ\x04\b\x02\x10\x03R\x03tls\"!\n" +
+	"\aaddress\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aaddress\x122\n" +
+	"\x03tls\x18\x02 \x01(\v2 .trunkline.config.v1.ListenerTLSR\x03tls\x12I\n" +
+	"\x0eproxy_protocol\x18\x03 \x01(\v2\".trunkline.config.v1.ProxyProtocolR\rproxyProtocol\"\xe4\x03\n" +
+	"\vListenerTLS\x12\x1b\n" +
+	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x02 \x01(\tR\akeyFile\x12I\n" +
+	"\fcertificates\x18\x03 \x03(\v2%.trunkline.config.v1.CertificateFilesR\fcertificates\x123\n" +
+	"\vmin_version\x18\x04 \x01(\tB\x12\xbaH\x0f\xd8\x01\x01r\n" +
+	"R\x031.2R\x031.3R\n" +
+	"minVersion\x12K\n" +
+	"\vclient_auth\x18\x05 \x01(\tB*\xbaH'\xd8\x01\x01r\"R\x04noneR\boptionalR\brequiredR\x06strictR\n" +
+	"clientAuth\x12$\n" +
+	"\x0eclient_ca_file\x18\x06 \x01(\tR\fclientCaFile\x12\x19\n" +
+	"\bcrl_file\x18\a \x01(\tR\acrlFile\x12(\n" +
+	"\x10ticket_keys_file\x18\b \x01(\tR\x0eticketKeysFile\x12-\n" +
+	"\x04acme\x18\t \x01(\v2\x19.trunkline.config.v1.AcmeR\x04acme\x12\x18\n" +
+	"\aconnect\x18\n" +
+	" \x01(\bR\aconnect\x12\x1c\n" +
+	"\tplaintext\x18\v \x01(\bR\tplaintext\"Z\n" +
+	"\x10CertificateFiles\x12#\n" +
+	"\tcert_file\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\bcertFile\x12!\n" +
+	"\bkey_file\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\akeyFile\"\xa6\x02\n" +
+	"\x04Acme\x12\"\n" +
+	"\adomains\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\b\x01R\adomains\x12\x14\n" +
+	"\x05email\x18\x02 \x01(\tR\x05email\x12#\n" +
+	"\rdirectory_url\x18\x03 \x01(\tR\fdirectoryUrl\x12\x17\n" +
+	"\aca_file\x18\x04 \x01(\tR\x06caFile\x12\x1f\n" +
+	"\vstorage_dir\x18\x05 \x01(\tR\n" +
+	"storageDir\x12<\n" +
+	"\tchallenge\x18\x06 \x01(\tB\x1e\xbaH\x1b\xd8\x01\x01r\x16R\vtls-alpn-01R\ahttp-01R\tchallenge\x12!\n" +
+	"\fhttp_address\x18\a \x01(\tR\vhttpAddress\x12$\n" +
+	"\x0eagree_to_terms\x18\b \x01(\bR\fagreeToTerms\"O\n" +
+	"\rProxyProtocol\x12\"\n" +
+	"\atrusted\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\b\x01R\atrusted\x12\x1a\n" +
+	"\boptional\x18\x02 \x01(\bR\boptional\"q\n" +
 	"\x05Admin\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\"\xbb\x01\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x02 \x01(\tR\ttokenFile\x12/\n" +
+	"\x03tls\x18\x03 \x01(\v2\x1d.trunkline.config.v1.AdminTLSR\x03tls\"x\n" +
+	"\bAdminTLS\x12#\n" +
+	"\tcert_file\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\bcertFile\x12!\n" +
+	"\bkey_file\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\akeyFile\x12$\n" +
+	"\x0eclient_ca_file\x18\x03 \x01(\tR\fclientCaFile\"\x93\x02\n" +
+	"\x0eAuthentication\x122\n" +
+	"\x03jwt\x18\x01 \x03(\v2 .trunkline.config.v1.JwtProviderR\x03jwt\x127\n" +
+	"\bapi_keys\x18\x02 \x01(\v2\x1c.trunkline.config.v1.ApiKeysR\aapiKeys\x12\x1a\n" +
+	"\brequired\x18\x03 \x03(\tR\brequired\x12\x1c\n" +
+	"\tanonymous\x18\x04 \x03(\tR\tanonymous\x12-\n" +
+	"\x12protected_metadata\x18\x05 \x03(\tR\x11protectedMetadata\x12+\n" +
+	"\x11identity_metadata\x18\x06 \x01(\tR\x10identityMetadata\"\xfe\x03\n" +
+	"\vJwtProvider\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1e\n" +
+	"\x06issuer\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06issuer\x12&\n" +
+	"\taudiences\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\b\x01R\taudiences\x12\x1b\n" +
+	"\tjwks_file\x18\x04 \x01(\tR\bjwksFile\x12\x19\n" +
+	"\bjwks_url\x18\x05 \x01(\tR\ajwksUrl\x12\x17\n" +
+	"\aca_file\x18\x06 \x01(\tR\x06caFile\x12\x1e\n" +
+	"\n" +
+	"algorithms\x18\a \x03(\tR\n" +
+	"algorithms\x12B\n" +
+	"\n" +
+	"clock_skew\x18\b \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\tclockSkew\x12P\n" +
+	"\x10refresh_interval\x18\t \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x042\x02\b\x01R\x0frefreshInterval\x12\x1a\n" +
+	"\bmetadata\x18\n" +
+	" \x01(\tR\bmetadata\x12R\n" +
+	"\x12claims_to_metadata\x18\v \x03(\v2$.trunkline.config.v1.ClaimToMetadataR\x10claimsToMetadata\x12\x14\n" +
+	"\x05strip\x18\f \x01(\bR\x05strip\"S\n" +
+	"\x0fClaimToMetadata\x12\x1c\n" +
+	"\x05claim\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05claim\x12\"\n" +
+	"\bmetadata\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\bmetadata\"[\n" +
+	"\aApiKeys\x12\x1a\n" +
+	"\bmetadata\x18\x01 \x01(\tR\bmetadata\x12\x1a\n" +
+	"\x04file\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04file\x12\x18\n" +
+	"\aforward\x18\x03 \x01(\bR\aforward\"~\n" +
+	"\rAuthorization\x12<\n" +
+	"\x05rules\x18\x01 \x03(\v2&.trunkline.config.v1.AuthorizationRuleR\x05rules\x12/\n" +
+	"\adefault\x18\x02 \x01(\tB\x15\xbaH\x12\xd8\x01\x01r\rR\x05allowR\x04denyR\adefault\"\xbb\x01\n" +
+	"\x11AuthorizationRule\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x18\n" +
+	"\amethods\x18\x02 \x03(\tR\amethods\x12\x12\n" +
+	"\x04when\x18\x03 \x01(\tR\x04when\x12*\n" +
+	"\x06action\x18\x04 \x01(\tB\x12\xbaH\x0fr\rR\x05allowR\x04denyR\x06action\x12\x16\n" +
+	"\x06shadow\x18\x05 \x01(\bR\x06shadow\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xaf\x02\n" +
+	"\x15ExternalAuthorization\x12 \n" +
+	"\aaddress\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aaddress\x12=\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\atimeout\x12\x1b\n" +
+	"\tfail_open\x18\x03 \x01(\bR\bfailOpen\x12\x18\n" +
+	"\amethods\x18\x04 \x03(\tR\amethods\x12\x16\n" +
+	"\x06except\x18\x05 \x03(\tR\x06except\x12\x1a\n" +
+	"\bmetadata\x18\x06 \x03(\tR\bmetadata\x122\n" +
+	"\x03tls\x18\a \x01(\v2 .trunkline.config.v1.UpstreamTLSR\x03tls\x12\x16\n" +
+	"\x06shadow\x18\b \x01(\bR\x06shadow\"\xc3\x04\n" +
+	"\vPayloadRule\x12\x18\n" +
+	"\amethods\x18\x01 \x03(\tR\amethods\x12>\n" +
+	"\x19max_request_message_bytes\x18\x02 \x01(\x04H\x00R\x16maxRequestMessageBytes\x88\x01\x01\x12@\n" +
+	"\x1amax_response_message_bytes\x18\x03 \x01(\x04H\x01R\x17maxResponseMessageBytes\x88\x01\x01\x12/\n" +
+	"\x11max_request_bytes\x18\x04 \x01(\x04H\x02R\x0fmaxRequestBytes\x88\x01\x01\x121\n" +
+	"\x12max_response_bytes\x18\x05 \x01(\x04H\x03R\x10maxResponseBytes\x88\x01\x01\x12B\n" +
+	"\bvalidate\x18\x06 \x01(\v2&.trunkline.config.v1.PayloadValidationR\bvalidate\x12*\n" +
+	"\x03waf\x18\a \x01(\v2\x18.trunkline.config.v1.WafR\x03waf\x12B\n" +
+	"\x13max_inspected_bytes\x18\b \x01(\x04B\r\xbaH\n" +
+	"2\b\x18\x80\x80\x80\x80\x04(\x01H\x04R\x11maxInspectedBytes\x88\x01\x01B\x1c\n" +
+	"\x1a_max_request_message_bytesB\x1d\n" +
+	"\x1b_max_response_message_bytesB\x14\n" +
+	"\x12_max_request_bytesB\x15\n" +
+	"\x13_max_response_bytesB\x16\n" +
+	"\x14_max_inspected_bytes\"\x85\x01\n" +
+	"\x11PayloadValidation\x122\n" +
+	"\x15refuse_unknown_fields\x18\x01 \x01(\bR\x13refuseUnknownFields\x12$\n" +
+	"\rprotovalidate\x18\x02 \x01(\bR\rprotovalidate\x12\x16\n" +
+	"\x06shadow\x18\x03 \x01(\bR\x06shadow\"\x8c\x02\n" +
+	"\x03Waf\x12+\n" +
+	"\x04mode\x18\x01 \x01(\tB\x17\xbaH\x14\xd8\x01\x01r\x0fR\x06detectR\x05blockR\x04mode\x12*\n" +
+	"\bparanoia\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x04(\x01H\x00R\bparanoia\x88\x01\x01\x129\n" +
+	"\x11anomaly_threshold\x18\x03 \x01(\rB\a\xbaH\x04*\x02(\x01H\x01R\x10anomalyThreshold\x88\x01\x01\x12%\n" +
+	"\x0edisabled_rules\x18\x04 \x03(\rR\rdisabledRules\x12'\n" +
+	"\x0fdirectives_file\x18\x05 \x01(\tR\x0edirectivesFileB\v\n" +
+	"\t_paranoiaB\x14\n" +
+	"\x12_anomaly_threshold\"\xbb\x01\n" +
 	"\tDiscovery\x123\n" +
 	"\x06consul\x18\x01 \x01(\v2\x1b.trunkline.config.v1.ConsulR\x06consul\x123\n" +
 	"\x06static\x18\x02 \x01(\v2\x1b.trunkline.config.v1.StaticR\x06static\x12?\n" +
@@ -1911,7 +3719,7 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\tMetaEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
-	"\a_weight\"\xe3\x03\n" +
+	"\a_weight\"\xa1\x04\n" +
 	"\x06Consul\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12>\n" +
@@ -1928,13 +3736,18 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\x0etagged_address\x18\n" +
 	" \x01(\tR\rtaggedAddress\x12!\n" +
 	"\fsnapshot_dir\x18\v \x01(\tR\vsnapshotDir\x12U\n" +
-	"\x12mass_disappearance\x18\f \x01(\v2&.trunkline.config.v1.MassDisappearanceR\x11massDisappearance\"]\n" +
+	"\x12mass_disappearance\x18\f \x01(\v2&.trunkline.config.v1.MassDisappearanceR\x11massDisappearance\x12<\n" +
+	"\aconnect\x18\r \x01(\v2\".trunkline.config.v1.ConsulConnectR\aconnect\"`\n" +
+	"\rConsulConnect\x12 \n" +
+	"\aservice\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aservice\x12-\n" +
+	"\x12check_destinations\x18\x02 \x01(\bR\x11checkDestinations\"w\n" +
 	"\rConsulService\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x1e\n" +
 	"\n" +
 	"datacenter\x18\x03 \x01(\tR\n" +
-	"datacenter\"\xaf\x01\n" +
+	"datacenter\x12\x18\n" +
+	"\aconnect\x18\x04 \x01(\bR\aconnect\"\xaf\x01\n" +
 	"\tConsulTLS\x12\x17\n" +
 	"\aca_file\x18\x01 \x01(\tR\x06caFile\x12\x1b\n" +
 	"\tcert_file\x18\x02 \x01(\tR\bcertFile\x12\x19\n" +
@@ -1959,11 +3772,20 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x16\n" +
 	"\x06prefix\x18\x03 \x01(\tR\x06prefix\x12\x1c\n" +
-	"\tauthority\x18\x04 \x01(\tR\tauthorityR\bmetadataR\x06cookie\"\xb8\x01\n" +
+	"\tauthority\x18\x04 \x01(\tR\tauthorityR\bmetadataR\x06cookie\"\xe1\x01\n" +
 	"\aCluster\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12K\n" +
 	"\x0eload_balancing\x18\x02 \x01(\tB$\xbaH!\xd8\x01\x01r\x1cR\rleast_requestR\vround_robinR\rloadBalancing\x129\n" +
-	"\bupstream\x18\x03 \x01(\v2\x1d.trunkline.config.v1.UpstreamR\bupstreamJ\x04\b\x04\x10\x05R\x03tls\"\x85\x06\n" +
+	"\bupstream\x18\x03 \x01(\v2\x1d.trunkline.config.v1.UpstreamR\bupstream\x122\n" +
+	"\x03tls\x18\x04 \x01(\v2 .trunkline.config.v1.UpstreamTLSR\x03tls\"\xce\x01\n" +
+	"\vUpstreamTLS\x12\x17\n" +
+	"\aca_file\x18\x01 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x02 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x03 \x01(\tR\akeyFile\x12\x1f\n" +
+	"\vserver_name\x18\x04 \x01(\tR\n" +
+	"serverName\x120\n" +
+	"\x14insecure_skip_verify\x18\x05 \x01(\bR\x12insecureSkipVerify\x12\x1b\n" +
+	"\tspiffe_id\x18\x06 \x01(\tR\bspiffeId\"\x85\x06\n" +
 	"\bUpstream\x12M\n" +
 	"\x1amax_streams_per_connection\x18\x01 \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\x00R\x17maxStreamsPerConnection\x88\x01\x01\x12L\n" +
 	"\x0fconnect_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x0econnectTimeout\x12F\n" +
@@ -1978,7 +3800,7 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"maxBackoffB\x1d\n" +
 	"\x1b_max_streams_per_connectionB\x1b\n" +
 	"\x19_max_pending_per_endpointB\x16\n" +
-	"\x14_stream_window_bytes\"\xc7\x04\n" +
+	"\x14_stream_window_bytes\"\xa9\t\n" +
 	"\x06Limits\x12<\n" +
 	"\x10max_header_bytes\x18\x01 \x01(\rB\r\xbaH\n" +
 	"*\b\x18\x80\x80\x80\b(\x80 H\x00R\x0emaxHeaderBytes\x88\x01\x01\x12F\n" +
@@ -1987,13 +3809,33 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\x15replay_bytes_per_call\x18\x04 \x01(\rB\n" +
 	"\xbaH\a*\x05\x18\x80\x80\x80\bH\x03R\x12replayBytesPerCall\x88\x01\x01\x12?\n" +
 	"\x12replay_bytes_total\x18\x06 \x01(\x04B\f\xbaH\t2\a\x18\x80\x80\x80\x80\x80 H\x04R\x10replayBytesTotal\x88\x01\x01\x12C\n" +
-	"\x13stream_window_bytes\x18\x05 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\b(\xff\xff\x03H\x05R\x11streamWindowBytes\x88\x01\x01B\x13\n" +
+	"\x13stream_window_bytes\x18\x05 \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\b(\xff\xff\x03H\x05R\x11streamWindowBytes\x88\x01\x01\x128\n" +
+	"\x11max_header_fields\x18\a \x01(\rB\a\xbaH\x04*\x02(\x10H\x06R\x0fmaxHeaderFields\x88\x01\x01\x12?\n" +
+	"\x12buffer_bytes_total\x18\b \x01(\x04B\f\xbaH\t2\a\x18\x80\x80\x80\x80\x80 H\aR\x10bufferBytesTotal\x88\x01\x01\x12,\n" +
+	"\x0fmax_connections\x18\t \x01(\rH\bR\x0emaxConnections\x88\x01\x01\x12B\n" +
+	"\x1bmax_connections_per_address\x18\n" +
+	" \x01(\rH\tR\x18maxConnectionsPerAddress\x88\x01\x01\x12L\n" +
+	"\x0fpreface_timeout\x18\v \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x0eprefaceTimeout\x12H\n" +
+	"\rframe_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\fframeTimeout\x12H\n" +
+	"\rstall_timeout\x18\r \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\fstallTimeout\x120\n" +
+	"\x05abuse\x18\x0e \x01(\v2\x1a.trunkline.config.v1.AbuseR\x05abuseB\x13\n" +
 	"\x11_max_header_bytesB\x19\n" +
 	"\x17_max_concurrent_streamsB\x1e\n" +
 	"\x1c_buffer_bytes_per_connectionB\x18\n" +
 	"\x16_replay_bytes_per_callB\x15\n" +
 	"\x13_replay_bytes_totalB\x16\n" +
-	"\x14_stream_window_bytes\"\x81\x01\n" +
+	"\x14_stream_window_bytesB\x14\n" +
+	"\x12_max_header_fieldsB\x15\n" +
+	"\x13_buffer_bytes_totalB\x12\n" +
+	"\x10_max_connectionsB\x1e\n" +
+	"\x1c_max_connections_per_address\"\xed\x01\n" +
+	"\x05Abuse\x12/\n" +
+	"\x11resets_per_second\x18\x01 \x01(\rH\x00R\x0fresetsPerSecond\x88\x01\x01\x128\n" +
+	"\x16idle_frames_per_second\x18\x02 \x01(\rH\x01R\x13idleFramesPerSecond\x88\x01\x01\x121\n" +
+	"\x12refused_per_second\x18\x03 \x01(\rH\x02R\x10refusedPerSecond\x88\x01\x01B\x14\n" +
+	"\x12_resets_per_secondB\x19\n" +
+	"\x17_idle_frames_per_secondB\x15\n" +
+	"\x13_refused_per_second\"\x81\x01\n" +
 	"\x05Drain\x12=\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\atimeout\x129\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x05delay\"\xd0\x03\n" +
@@ -2033,82 +3875,125 @@ func file_trunkline_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_trunkline_config_v1_config_proto_rawDescData
 }
 
-var file_trunkline_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_trunkline_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_trunkline_config_v1_config_proto_goTypes = []any{
-	(*Config)(nil),              // 0: trunkline.config.v1.Config
-	(*Overload)(nil),            // 1: trunkline.config.v1.Overload
-	(*Decisions)(nil),           // 2: trunkline.config.v1.Decisions
-	(*Listener)(nil),            // 3: trunkline.config.v1.Listener
-	(*Admin)(nil),               // 4: trunkline.config.v1.Admin
-	(*Discovery)(nil),           // 5: trunkline.config.v1.Discovery
-	(*Static)(nil),              // 6: trunkline.config.v1.Static
-	(*StaticCluster)(nil),       // 7: trunkline.config.v1.StaticCluster
-	(*Endpoint)(nil),            // 8: trunkline.config.v1.Endpoint
-	(*Consul)(nil),              // 9: trunkline.config.v1.Consul
-	(*ConsulService)(nil),       // 10: trunkline.config.v1.ConsulService
-	(*ConsulTLS)(nil),           // 11: trunkline.config.v1.ConsulTLS
-	(*MassDisappearance)(nil),   // 12: trunkline.config.v1.MassDisappearance
-	(*Reflection)(nil),          // 13: trunkline.config.v1.Reflection
-	(*Route)(nil),               // 14: trunkline.config.v1.Route
-	(*Match)(nil),               // 15: trunkline.config.v1.Match
-	(*Cluster)(nil),             // 16: trunkline.config.v1.Cluster
-	(*Upstream)(nil),            // 17: trunkline.config.v1.Upstream
-	(*Limits)(nil),              // 18: trunkline.config.v1.Limits
-	(*Drain)(nil),               // 19: trunkline.config.v1.Drain
-	(*Tracing)(nil),             // 20: trunkline.config.v1.Tracing
-	(*Metrics)(nil),             // 21: trunkline.config.v1.Metrics
-	(*AccessLog)(nil),           // 22: trunkline.config.v1.AccessLog
-	(*Log)(nil),                 // 23: trunkline.config.v1.Log
-	nil,                         // 24: trunkline.config.v1.Endpoint.MetaEntry
-	nil,                         // 25: trunkline.config.v1.Tracing.HeadersEntry
-	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
+	(*Config)(nil),                // 0: trunkline.config.v1.Config
+	(*Overload)(nil),              // 1: trunkline.config.v1.Overload
+	(*Decisions)(nil),             // 2: trunkline.config.v1.Decisions
+	(*Listener)(nil),              // 3: trunkline.config.v1.Listener
+	(*ListenerTLS)(nil),           // 4: trunkline.config.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 5: trunkline.config.v1.CertificateFiles
+	(*Acme)(nil),                  // 6: trunkline.config.v1.Acme
+	(*ProxyProtocol)(nil),         // 7: trunkline.config.v1.ProxyProtocol
+	(*Admin)(nil),                 // 8: trunkline.config.v1.Admin
+	(*AdminTLS)(nil),              // 9: trunkline.config.v1.AdminTLS
+	(*Authentication)(nil),        // 10: trunkline.config.v1.Authentication
+	(*JwtProvider)(nil),           // 11: trunkline.config.v1.JwtProvider
+	(*ClaimToMetadata)(nil),       // 12: trunkline.config.v1.ClaimToMetadata
+	(*ApiKeys)(nil),               // 13: trunkline.config.v1.ApiKeys
+	(*Authorization)(nil),         // 14: trunkline.config.v1.Authorization
+	(*AuthorizationRule)(nil),     // 15: trunkline.config.v1.AuthorizationRule
+	(*ExternalAuthorization)(nil), // 16: trunkline.config.v1.ExternalAuthorization
+	(*PayloadRule)(nil),           // 17: trunkline.config.v1.PayloadRule
+	(*PayloadValidation)(nil),     // 18: trunkline.config.v1.PayloadValidation
+	(*Waf)(nil),                   // 19: trunkline.config.v1.Waf
+	(*Discovery)(nil),             // 20: trunkline.config.v1.Discovery
+	(*Static)(nil),                // 21: trunkline.config.v1.Static
+	(*StaticCluster)(nil),         // 22: trunkline.config.v1.StaticCluster
+	(*Endpoint)(nil),              // 23: trunkline.config.v1.Endpoint
+	(*Consul)(nil),                // 24: trunkline.config.v1.Consul
+	(*ConsulConnect)(nil),         // 25: trunkline.config.v1.ConsulConnect
+	(*ConsulService)(nil),         // 26: trunkline.config.v1.ConsulService
+	(*ConsulTLS)(nil),             // 27: trunkline.config.v1.ConsulTLS
+	(*MassDisappearance)(nil),     // 28: trunkline.config.v1.MassDisappearance
+	(*Reflection)(nil),            // 29: trunkline.config.v1.Reflection
+	(*Route)(nil),                 // 30: trunkline.config.v1.Route
+	(*Match)(nil),                 // 31: trunkline.config.v1.Match
+	(*Cluster)(nil),               // 32: trunkline.config.v1.Cluster
+	(*UpstreamTLS)(nil),           // 33: trunkline.config.v1.UpstreamTLS
+	(*Upstream)(nil),              // 34: trunkline.config.v1.Upstream
+	(*Limits)(nil),                // 35: trunkline.config.v1.Limits
+	(*Abuse)(nil),                 // 36: trunkline.config.v1.Abuse
+	(*Drain)(nil),                 // 37: trunkline.config.v1.Drain
+	(*Tracing)(nil),               // 38: trunkline.config.v1.Tracing
+	(*Metrics)(nil),               // 39: trunkline.config.v1.Metrics
+	(*AccessLog)(nil),             // 40: trunkline.config.v1.AccessLog
+	(*Log)(nil),                   // 41: trunkline.config.v1.Log
+	nil,                           // 42: trunkline.config.v1.Endpoint.MetaEntry
+	nil,                           // 43: trunkline.config.v1.Tracing.HeadersEntry
+	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
 }
 var file_trunkline_config_v1_config_proto_depIdxs = []int32{
 	3,  // 0: trunkline.config.v1.Config.listeners:type_name -> trunkline.config.v1.Listener
-	4,  // 1: trunkline.config.v1.Config.admin:type_name -> trunkline.config.v1.Admin
-	5,  // 2: trunkline.config.v1.Config.discovery:type_name -> trunkline.config.v1.Discovery
-	14, // 3: trunkline.config.v1.Config.routes:type_name -> trunkline.config.v1.Route
-	16, // 4: trunkline.config.v1.Config.clusters:type_name -> trunkline.config.v1.Cluster
-	20, // 5: trunkline.config.v1.Config.tracing:type_name -> trunkline.config.v1.Tracing
-	21, // 6: trunkline.config.v1.Config.metrics:type_name -> trunkline.config.v1.Metrics
-	22, // 7: trunkline.config.v1.Config.access_log:type_name -> trunkline.config.v1.AccessLog
-	23, // 8: trunkline.config.v1.Config.log:type_name -> trunkline.config.v1.Log
-	17, // 9: trunkline.config.v1.Config.upstream:type_name -> trunkline.config.v1.Upstream
-	18, // 10: trunkline.config.v1.Config.limits:type_name -> trunkline.config.v1.Limits
-	19, // 11: trunkline.config.v1.Config.drain:type_name -> trunkline.config.v1.Drain
+	8,  // 1: trunkline.config.v1.Config.admin:type_name -> trunkline.config.v1.Admin
+	20, // 2: trunkline.config.v1.Config.discovery:type_name -> trunkline.config.v1.Discovery
+	30, // 3: trunkline.config.v1.Config.routes:type_name -> trunkline.config.v1.Route
+	32, // 4: trunkline.config.v1.Config.clusters:type_name -> trunkline.config.v1.Cluster
+	38, // 5: trunkline.config.v1.Config.tracing:type_name -> trunkline.config.v1.Tracing
+	39, // 6: trunkline.config.v1.Config.metrics:type_name -> trunkline.config.v1.Metrics
+	40, // 7: trunkline.config.v1.Config.access_log:type_name -> trunkline.config.v1.AccessLog
+	41, // 8: trunkline.config.v1.Config.log:type_name -> trunkline.config.v1.Log
+	34, // 9: trunkline.config.v1.Config.upstream:type_name -> trunkline.config.v1.Upstream
+	35, // 10: trunkline.config.v1.Config.limits:type_name -> trunkline.config.v1.Limits
+	37, // 11: trunkline.config.v1.Config.drain:type_name -> trunkline.config.v1.Drain
 	1,  // 12: trunkline.config.v1.Config.overload:type_name -> trunkline.config.v1.Overload
 	2,  // 13: trunkline.config.v1.Config.decisions:type_name -> trunkline.config.v1.Decisions
-	26, // 14: trunkline.config.v1.Overload.queue_delay:type_name -> google.protobuf.Duration
-	26, // 15: trunkline.config.v1.Overload.pushback:type_name -> google.protobuf.Duration
-	9,  // 16: trunkline.config.v1.Discovery.consul:type_name -> trunkline.config.v1.Consul
-	6,  // 17: trunkline.config.v1.Discovery.static:type_name -> trunkline.config.v1.Static
-	13, // 18: trunkline.config.v1.Discovery.reflection:type_name -> trunkline.config.v1.Reflection
-	7,  // 19: trunkline.config.v1.Static.clusters:type_name -> trunkline.config.v1.StaticCluster
-	8,  // 20: trunkline.config.v1.StaticCluster.endpoints:type_name -> trunkline.config.v1.Endpoint
-	24, // 21: trunkline.config.v1.Endpoint.meta:type_name -> trunkline.config.v1.Endpoint.MetaEntry
-	10, // 22: trunkline.config.v1.Consul.services:type_name -> trunkline.config.v1.ConsulService
-	11, // 23: trunkline.config.v1.Consul.tls:type_name -> trunkline.config.v1.ConsulTLS
-	12, // 24: trunkline.config.v1.Consul.mass_disappearance:type_name -> trunkline.config.v1.MassDisappearance
-	26, // 25: trunkline.config.v1.MassDisappearance.hold_for:type_name -> google.protobuf.Duration
-	26, // 26: trunkline.config.v1.Reflection.interval:type_name -> google.protobuf.Duration
-	26, // 27: trunkline.config.v1.Reflection.timeout:type_name -> google.protobuf.Duration
-	15, // 28: trunkline.config.v1.Route.match:type_name -> trunkline.config.v1.Match
-	17, // 29: trunkline.config.v1.Cluster.upstream:type_name -> trunkline.config.v1.Upstream
-	26, // 30: trunkline.config.v1.Upstream.connect_timeout:type_name -> google.protobuf.Duration
-	26, // 31: trunkline.config.v1.Upstream.idle_timeout:type_name -> google.protobuf.Duration
-	26, // 32: trunkline.config.v1.Upstream.keepalive_interval:type_name -> google.protobuf.Duration
-	26, // 33: trunkline.config.v1.Upstream.keepalive_timeout:type_name -> google.protobuf.Duration
-	26, // 34: trunkline.config.v1.Upstream.min_backoff:type_name -> google.protobuf.Duration
-	26, // 35: trunkline.config.v1.Upstream.max_backoff:type_name -> google.protobuf.Duration
-	26, // 36: trunkline.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
-	26, // 37: trunkline.config.v1.Drain.delay:type_name -> google.protobuf.Duration
-	25, // 38: trunkline.config.v1.Tracing.headers:type_name -> trunkline.config.v1.Tracing.HeadersEntry
-	26, // 39: trunkline.config.v1.AccessLog.slow_threshold:type_name -> google.protobuf.Duration
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	10, // 14: trunkline.config.v1.Config.authentication:type_name -> trunkline.config.v1.Authentication
+	14, // 15: trunkline.config.v1.Config.authorization:type_name -> trunkline.config.v1.Authorization
+	16, // 16: trunkline.config.v1.Config.external_authorization:type_name -> trunkline.config.v1.ExternalAuthorization
+	17, // 17: trunkline.config.v1.Config.payload:type_name -> trunkline.config.v1.PayloadRule
+	44, // 18: trunkline.config.v1.Overload.queue_delay:type_name -> google.protobuf.Duration
+	44, // 19: trunkline.config.v1.Overload.pushback:type_name -> google.protobuf.Duration
+	4,  // 20: trunkline.config.v1.Listener.tls:type_name -> trunkline.config.v1.ListenerTLS
+	7,  // 21: trunkline.config.v1.Listener.proxy_protocol:type_name -> trunkline.config.v1.ProxyProtocol
+	5,  // 22: trunkline.config.v1.ListenerTLS.certificates:type_name -> trunkline.config.v1.CertificateFiles
+	6,  // 23: trunkline.config.v1.ListenerTLS.acme:type_name -> trunkline.config.v1.Acme
+	9,  // 24: trunkline.config.v1.Admin.tls:type_name -> trunkline.config.v1.AdminTLS
+	11, // 25: trunkline.config.v1.Authentication.jwt:type_name -> trunkline.config.v1.JwtProvider
+	13, // 26: trunkline.config.v1.Authentication.api_keys:type_name -> trunkline.config.v1.ApiKeys
+	44, // 27: trunkline.config.v1.JwtProvider.clock_skew:type_name -> google.protobuf.Duration
+	44, // 28: trunkline.config.v1.JwtProvider.refresh_interval:type_name -> google.protobuf.Duration
+	12, // 29: trunkline.config.v1.JwtProvider.claims_to_metadata:type_name -> trunkline.config.v1.ClaimToMetadata
+	15, // 30: trunkline.config.v1.Authorization.rules:type_name -> trunkline.config.v1.AuthorizationRule
+	44, // 31: trunkline.config.v1.ExternalAuthorization.timeout:type_name -> google.protobuf.Duration
+	33, // 32: trunkline.config.v1.ExternalAuthorization.tls:type_name -> trunkline.config.v1.UpstreamTLS
+	18, // 33: trunkline.config.v1.PayloadRule.validate:type_name -> trunkline.config.v1.PayloadValidation
+	19, // 34: trunkline.config.v1.PayloadRule.waf:type_name -> trunkline.config.v1.Waf
+	24, // 35: trunkline.config.v1.Discovery.consul:type_name -> trunkline.config.v1.Consul
+	21, // 36: trunkline.config.v1.Discovery.static:type_name -> trunkline.config.v1.Static
+	29, // 37: trunkline.config.v1.Discovery.reflection:type_name -> trunkline.config.v1.Reflection
+	22, // 38: trunkline.config.v1.Static.clusters:type_name -> trunkline.config.v1.StaticCluster
+	23, // 39: trunkline.config.v1.StaticCluster.endpoints:type_name -> trunkline.config.v1.Endpoint
+	42, // 40: trunkline.config.v1.Endpoint.meta:type_name -> trunkline.config.v1.Endpoint.MetaEntry
+	26, // 41: trunkline.config.v1.Consul.services:type_name -> trunkline.config.v1.ConsulService
+	27, // 42: trunkline.config.v1.Consul.tls:type_name -> trunkline.config.v1.ConsulTLS
+	28, // 43: trunkline.config.v1.Consul.mass_disappearance:type_name -> trunkline.config.v1.MassDisappearance
+	25, // 44: trunkline.config.v1.Consul.connect:type_name -> trunkline.config.v1.ConsulConnect
+	44, // 45: trunkline.config.v1.MassDisappearance.hold_for:type_name -> google.protobuf.Duration
+	44, // 46: trunkline.config.v1.Reflection.interval:type_name -> google.protobuf.Duration
+	44, // 47: trunkline.config.v1.Reflection.timeout:type_name -> google.protobuf.Duration
+	31, // 48: trunkline.config.v1.Route.match:type_name -> trunkline.config.v1.Match
+	34, // 49: trunkline.config.v1.Cluster.upstream:type_name -> trunkline.config.v1.Upstream
+	33, // 50: trunkline.config.v1.Cluster.tls:type_name -> trunkline.config.v1.UpstreamTLS
+	44, // 51: trunkline.config.v1.Upstream.connect_timeout:type_name -> google.protobuf.Duration
+	44, // 52: trunkline.config.v1.Upstream.idle_timeout:type_name -> google.protobuf.Duration
+	44, // 53: trunkline.config.v1.Upstream.keepalive_interval:type_name -> google.protobuf.Duration
+	44, // 54: trunkline.config.v1.Upstream.keepalive_timeout:type_name -> google.protobuf.Duration
+	44, // 55: trunkline.config.v1.Upstream.min_backoff:type_name -> google.protobuf.Duration
+	44, // 56: trunkline.config.v1.Upstream.max_backoff:type_name -> google.protobuf.Duration
+	44, // 57: trunkline.config.v1.Limits.preface_timeout:type_name -> google.protobuf.Duration
+	44, // 58: trunkline.config.v1.Limits.frame_timeout:type_name -> google.protobuf.Duration
+	44, // 59: trunkline.config.v1.Limits.stall_timeout:type_name -> google.protobuf.Duration
+	36, // 60: trunkline.config.v1.Limits.abuse:type_name -> trunkline.config.v1.Abuse
+	44, // 61: trunkline.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
+	44, // 62: trunkline.config.v1.Drain.delay:type_name -> google.protobuf.Duration
+	43, // 63: trunkline.config.v1.Tracing.headers:type_name -> trunkline.config.v1.Tracing.HeadersEntry
+	44, // 64: trunkline.config.v1.AccessLog.slow_threshold:type_name -> google.protobuf.Duration
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_config_v1_config_proto_init() }
@@ -2118,19 +4003,22 @@ func file_trunkline_config_v1_config_proto_init() {
 	}
 	file_trunkline_config_v1_config_proto_msgTypes[1].OneofWrappers = []any{}
 	file_trunkline_config_v1_config_proto_msgTypes[2].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[8].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[12].OneofWrappers = []any{}
 	file_trunkline_config_v1_config_proto_msgTypes[17].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[18].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[20].OneofWrappers = []any{}
-	file_trunkline_config_v1_config_proto_msgTypes[21].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[19].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[23].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[28].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[34].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[35].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[36].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[38].OneofWrappers = []any{}
+	file_trunkline_config_v1_config_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trunkline_config_v1_config_proto_rawDesc), len(file_trunkline_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

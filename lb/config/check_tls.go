@@ -1,0 +1,5 @@
+package config
+
+import configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
+
+func (r *report) checkTLS(*configv1.Config) {}
