@@ -74,6 +74,8 @@ type Env struct {
 	Interner *hpack.Interner
 	Buffers  buf.Pool
 	Dirty    []Carrier // connections with unflushed output, each once
+	// Now is the time of the batch in nanoseconds, monotonic: the shard's.
+	Now int64
 
 	fields []*hpack.Field // scratch for the block that is being decoded
 	block  Block          // the same

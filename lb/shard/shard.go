@@ -45,6 +45,7 @@ type Shard struct {
 	flushed [spans]int64
 	rnd     *rand.PCG
 	read    []byte
+	sealed  []byte
 	conns   uint64
 }
 
@@ -65,6 +66,7 @@ func (s *Shard) Enter() {
 // Tick begins a batch, for who has the lock already: a reader knows only after its read whether there is one.
 func (s *Shard) Tick() {
 	s.now = s.Clock()
+	s.Env.Now = s.now
 	s.batches++
 }
 
@@ -165,4 +167,12 @@ func (s *Shard) ReadBuffer() []byte {
 		s.read = make([]byte, ReadChunk+h2.HeaderLen+h2.MinMaxFrameSize)
 	}
 	return s.read
+}
+
+// SealedBuffer is the shard's one buffer for what is read of connections over TLS, before it is decrypted into the ReadBuffer.
+func (s *Shard) SealedBuffer() []byte {
+	if s.sealed == nil {
+		s.sealed = make([]byte, ReadChunk)
+	}
+	return s.sealed
 }

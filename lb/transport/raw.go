@@ -20,21 +20,39 @@ type raw struct {
 	fd int
 }
 
-func newSocket(nc net.Conn) socket {
+func newSocket(c *Conn, nc net.Conn) socket {
+	t, secured := nc.(*Secured)
+	if secured {
+		nc = t.wire.Conn
+	}
+	r := newRaw(nc)
+	switch {
+	case r == nil && secured:
+		return &stream{nc: t.tls}
+	case r == nil:
+		return &stream{nc: nc}
+	case secured:
+		return newSealed(c, r, t)
+	}
+	return r
+}
+
+// newRaw returns nil for what has no file descriptor.
+func newRaw(nc net.Conn) *raw {
 	sc, ok := nc.(interface {
 		syscall.Conn
 		CloseWrite() error
 	})
 	if !ok {
-		return &stream{nc: nc}
+		return nil
 	}
 	rc, err := sc.SyscallConn()
 	if err != nil {
-		return &stream{nc: nc}
+		return nil
 	}
 	r := &raw{nc: nc, rc: rc, fd: -1}
 	if err := rc.Control(func(fd uintptr) { r.fd = int(fd) }); err != nil || r.fd < 0 {
-		return &stream{nc: nc}
+		return nil
 	}
 	return r
 }
@@ -42,11 +60,14 @@ func newSocket(nc net.Conn) socket {
 // turns is how many full chunks one connection may bring before others get the processor.
 const turns = 4
 
-func (r *raw) read(c *Conn) error {
+func (r *raw) read(c *Conn) error { return r.each(func() (bool, error) { return r.turn(c) }) }
+
+// each has turn called whenever there may be something to read, until it returns an error.
+func (r *raw) each(turn func() (done bool, err error)) error {
 	var end error
 	for end == nil {
 		err := r.rc.Read(func(uintptr) (done bool) {
-			done, end = r.turn(c)
+			done, end = turn()
 			return done
 		})
 		if end == nil && err != nil {
@@ -68,24 +89,33 @@ func (r *raw) turn(c *Conn) (done bool, err error) {
 		}
 		chunk := c.Shard.ReadBuffer()
 		k := copy(chunk, c.rest)
-		n, err := sysRead(r.fd, chunk[k:])
-		if n <= 0 || err != nil {
+		n, err := r.take(chunk[k:])
+		if n <= 0 {
 			c.Shard.Unlock()
-			switch err {
-			case syscall.EAGAIN:
-				return false, nil
-			case syscall.EINTR:
-				continue
-			case nil:
-				return true, io.EOF
-			}
-			return true, os.NewSyscallError("read", err)
+			return err != nil, err
 		}
 		c.Shard.Tick()
 		c.feed(chunk[:k+n])
 		c.Shard.LeaveBatch()
 	}
 	return true, nil
+}
+
+// take reads what is there: nothing and no error if that is nothing.
+func (r *raw) take(p []byte) (int, error) {
+	for {
+		n, err := sysRead(r.fd, p)
+		switch {
+		case err == nil && n > 0:
+			return n, nil
+		case err == nil:
+			return 0, io.EOF
+		case err == syscall.EAGAIN:
+			return 0, nil
+		case err != syscall.EINTR:
+			return 0, os.NewSyscallError("read", err)
+		}
+	}
 }
 
 func (r *raw) write(p []byte) (int, error) {
@@ -111,7 +141,7 @@ func (r *raw) flush(c *Conn) {
 			return true
 		}
 		out := c.Sess.Output()
-		n, err := r.write(out)
+		n, err := c.sock.write(out)
 		if err != nil {
 			c.End(err)
 			return true
@@ -129,3 +159,4 @@ func (r *raw) flush(c *Conn) {
 
 func (r *raw) closeWrite() { _ = syscall.Shutdown(r.fd, syscall.SHUT_WR) }
 func (r *raw) close()      { _ = r.nc.Close() }
+func (r *raw) drop()       {}

@@ -4,4 +4,9 @@ package transport
 
 import "net"
 
-func newSocket(nc net.Conn) socket { return &stream{nc: nc} }
+func newSocket(_ *Conn, nc net.Conn) socket {
+	if t, ok := nc.(*Secured); ok {
+		nc = t.tls
+	}
+	return &stream{nc: nc}
+}

@@ -20,8 +20,8 @@ import (
 // linger is how long we wait for a peer to close after we have told it why we will.
 const linger = time.Second
 
-// socket is one way of moving bytes. There are two: raw (the kernel's, by file descriptor) and stream (any net.Conn: memory in
-// tests, TLS later, which wraps raw so that it encrypts into the output and decrypts out of the read buffer).
+// socket is one way of moving bytes. There are three: raw (the kernel's, by file descriptor), sealed (TLS over raw) and stream (any
+// net.Conn, as memory in tests).
 type socket interface {
 	// read runs the reading side until the connection has ended; in the reader's goroutine, outside of the shard.
 	read(c *Conn) error
@@ -31,6 +31,8 @@ type socket interface {
 	flush(c *Conn)
 	// closeWrite tells the peer that nothing more comes.
 	closeWrite()
+	// drop gives back what buffers it has, at the connection's end; inside of the shard.
+	drop()
 	// close ends both sides and wakes read and flush; it may block a little and is called outside of the shard.
 	close()
 }
@@ -50,6 +52,7 @@ type Conn struct {
 	BytesIn uint64
 
 	sock     socket
+	first    []byte // what was read before the connection was made; nil once it is parsed
 	rest     []byte // a partial frame; owned, from the shard's buffers
 	gone     bool   // the socket is closed or will be at once
 	lame     bool   // nothing more is read
@@ -59,10 +62,10 @@ type Conn struct {
 	linger   shard.Timer
 }
 
-// New makes a connection of a socket; Start begins to read. Call it inside of the shard.
+// New makes a connection of a socket (a *Secured for TLS); Serve reads it. Call it inside of the shard.
 func New(s *shard.Shard, nc net.Conn, role session.Role, cfg *session.Config, h session.Handler) *Conn {
 	c := &Conn{Shard: s, Net: nc, ID: s.ConnID(), Since: s.Now(), LastRead: s.Now()}
-	c.sock = newSocket(nc)
+	c.sock = newSocket(c, nc)
 	c.linger.Do = func() { c.End(io.ErrClosedPipe) }
 	c.Sess = session.New(&s.Env, role, cfg, h, c)
 	return c
@@ -70,12 +73,23 @@ func New(s *shard.Shard, nc net.Conn, role session.Role, cfg *session.Config, h 
 
 // Serve reads until the connection has ended. It runs in a goroutine of its own, the connection's one.
 func (c *Conn) Serve() {
+	if len(c.first) > 0 {
+		c.Shard.Enter()
+		if !c.gone {
+			c.feed(c.first)
+		}
+		c.first = nil
+		c.Shard.Leave()
+	}
 	err := c.sock.read(c)
 	c.Shard.Enter()
 	c.End(err)
 	c.Shard.Leave()
 	c.sock.close()
 }
+
+// Before gives what had been read of the socket already; before Serve. It must be short: less than a shard's read buffer.
+func (c *Conn) Before(p []byte) { c.first = p }
 
 // feed parses p, which is borrowed: what was kept of the last chunk, and what came now.
 func (c *Conn) feed(p []byte) {
@@ -190,6 +204,7 @@ func (c *Conn) End(err error) {
 	c.Shard.Timer.Clear(&c.linger)
 	c.Shard.Env.Buffers.Put(c.rest)
 	c.rest = nil
+	c.sock.drop()
 	c.shut(err)
 	go c.sock.close() // it waits for the reader, which may be us
 }

@@ -75,11 +75,17 @@ func sockets(t testing.TB) (ours, theirs *net.TCPConn) {
 
 // serve begins a connection on a shard of its own.
 func serve(t testing.TB, nc net.Conn, body []byte) (v *server, wait func()) {
+	return serveAfter(t, nc, body, nil)
+}
+
+// serveAfter is serve of a connection of which something has been read already.
+func serveAfter(t testing.TB, nc net.Conn, body, first []byte) (v *server, wait func()) {
 	s := shard.New(0, time.Now(), 1)
 	v = &server{s: s, body: body}
 	v.in(func() {
 		v.c = New(s, nc, session.Server, &limits, v)
 		v.c.OnGone = func(err error) { v.gone++; v.err = err }
+		v.c.Before(first)
 	})
 	done := make(chan struct{})
 	go func() { defer close(done); v.c.Serve() }()

@@ -1,0 +1,109 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"os"
+	"time"
+)
+
+// Secured is a connection over TLS whose handshake is done. It is a net.Conn for those who want addresses, or to close it; what
+// it carries goes through New.
+type Secured struct {
+	net.Conn // the socket itself: bytes that are read or written there are TLS's
+
+	tls  *tls.Conn
+	wire *wire
+}
+
+// State is what the handshake came to.
+func (s *Secured) State() tls.ConnectionState { return s.tls.ConnectionState() }
+
+// Slots bounds how many handshakes compute at the same time, so that a flood of them leaves the processor to calls. Who waits for
+// its peer's next word holds none.
+type Slots chan struct{}
+
+// SecureServer shakes hands with a client. rest is what was read of the socket already. It blocks until ctx ends at most; the
+// caller closes nc on an error.
+func SecureServer(ctx context.Context, nc net.Conn, rest []byte, cfg *tls.Config, slots Slots) (*Secured, error) {
+	w := &wire{Conn: nc, in: rest, slots: slots}
+	return shake(ctx, w, tls.Server(w, cfg))
+}
+
+// SecureClient shakes hands with a server.
+func SecureClient(ctx context.Context, nc net.Conn, cfg *tls.Config) (*Secured, error) {
+	w := &wire{Conn: nc}
+	return shake(ctx, w, tls.Client(w, cfg))
+}
+
+func shake(ctx context.Context, w *wire, t *tls.Conn) (*Secured, error) {
+	if w.slots != nil {
+		w.slots <- struct{}{}
+	}
+	err := t.HandshakeContext(ctx)
+	if w.slots != nil {
+		<-w.slots
+		w.slots = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Secured{Conn: w.Conn, tls: t, wire: w}, nil
+}
+
+// wire is what crypto/tls takes for its connection. During the handshake it is the socket; then (inside) reads take from in and
+// writes append to out, both without blocking, and crypto/tls is no more than a cipher.
+type wire struct {
+	net.Conn // the socket; set once
+	slots    Slots
+	inside   bool
+	in       []byte // sealed bytes that came; inside: borrowed for one batch
+	out      []byte // sealed bytes to be written; owned, from the shard's buffers
+	grow     func(b []byte, n int) []byte
+}
+
+// Read implements net.Conn for crypto/tls.
+func (w *wire) Read(p []byte) (int, error) {
+	if len(w.in) > 0 {
+		n := copy(p, w.in)
+		w.in = w.in[n:]
+		return n, nil
+	}
+	if w.inside {
+		return 0, errDry
+	}
+	w.in = nil
+	if w.slots != nil {
+		<-w.slots
+		defer func() { w.slots <- struct{}{} }()
+	}
+	return w.Conn.Read(p)
+}
+
+// Write implements net.Conn for crypto/tls.
+func (w *wire) Write(p []byte) (int, error) {
+	if !w.inside {
+		return w.Conn.Write(p)
+	}
+	w.out = append(w.grow(w.out, len(p)), p...)
+	return len(p), nil
+}
+
+// SetWriteDeadline implements net.Conn for crypto/tls, which sets one before its last word: inside, nothing waits.
+func (w *wire) SetWriteDeadline(t time.Time) error {
+	if w.inside {
+		return nil
+	}
+	return w.Conn.SetWriteDeadline(t)
+}
+
+// dry says that nothing more is there for now. crypto/tls goes on after such an error, since it is temporary: its Conn.Read then keeps
+// the part of a record that has come. (net.Error.Temporary is deprecated; a test here keeps watch over crypto/tls.)
+type dry struct{}
+
+var errDry net.Error = dry{}
+
+func (dry) Error() string   { return os.ErrDeadlineExceeded.Error() }
+func (dry) Timeout() bool   { return true }
+func (dry) Temporary() bool { return true }
