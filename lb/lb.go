@@ -136,7 +136,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	for _, l := range o.Config.GetListeners() {
-		bound, err := listener.Bind(ctx, l.GetAddress(), s.forwarders, &s.settings, o.Logger)
+		bound, err := listener.Bind(ctx, l.GetAddress(), s.forwarders, &s.settings, listener.Options{Log: o.Logger})
 		if err != nil {
 			return nil, err
 		}

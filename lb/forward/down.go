@@ -13,14 +13,17 @@ import (
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/lb/transport"
+	"github.com/trunkline/trunkline/policy/authn"
 )
 
 // Down is one downstream connection. Guarded by the shard.
 type Down struct {
 	*transport.Conn // set once
 	Budget          session.Budget
+	Known           *authn.Peer // what is known about the client beside its address; nil: nothing. Set once
 
 	f        *Forwarder // set once
+	from     net.Addr   // where it comes from; nil: Net's address
 	cfg      *session.Config
 	peer     string // host:port; "" until somebody asks
 	host     string // without the port; the same
@@ -35,12 +38,21 @@ const goAwayWait = 2 * time.Second
 // deadlineSlack is by how much a client may be before us when its deadline comes: the way of its words, and the two clocks' grain.
 const deadlineSlack = 5 * time.Millisecond
 
+// Guest is a client's connection on its way to a shard.
+type Guest struct {
+	Conn    net.Conn    // a *transport.Secured for TLS
+	Address net.Addr    // where it comes from, if that is not Conn's address
+	Peer    *authn.Peer // what the handshake told; nil: nothing
+	First   []byte      // what has been read of it already
+}
+
 // Accept makes a downstream connection of a socket; call its Serve in a goroutine of its own. budget bounds what the client
 // may make us hold, in bytes; onGone is called inside the shard at the end. Call it outside of the shard.
-func (f *Forwarder) Accept(nc net.Conn, cfg *session.Config, budget int64, onGone func()) *Down {
-	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone}
+func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone func()) *Down {
+	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone, Known: g.Peer, from: g.Address}
 	f.shard.Enter()
-	d.Conn = transport.New(f.shard, nc, session.Server, cfg, d)
+	d.Conn = transport.New(f.shard, g.Conn, session.Server, cfg, d)
+	d.Before(g.First)
 	d.OnGone = d.gone
 	d.final.Do = func() { d.Sess.FinalGoAway(); d.HandlePong([8]byte{}) }
 	f.conns[d] = struct{}{}

@@ -134,8 +134,13 @@ func (c *Call) fullRecord(d *decision.Decision, end, up, own int64) *telemetry.C
 
 // Peer is the client's address.
 func (d *Down) Peer() string {
-	if d.peer == "" && d.Net.RemoteAddr() != nil {
-		d.peer = d.Net.RemoteAddr().String()
+	if d.peer == "" {
+		if d.from == nil {
+			d.from = d.Net.RemoteAddr()
+		}
+		if d.from != nil {
+			d.peer = d.from.String()
+		}
 	}
 	return d.peer
 }

@@ -412,7 +412,7 @@ func (r *rig) automatic(on func(p *peer, f http2.Frame), settings ...http2.Setti
 	p.on = on
 	r.clients = append(r.clients, p)
 	r.conns.Go(p.serve)
-	r.conns.Go(r.f.Accept(a, r.cfg, r.budget, func() { r.gone.Add(1) }).Serve)
+	r.conns.Go(r.f.Accept(&Guest{Conn: a}, r.cfg, r.budget, func() { r.gone.Add(1) }).Serve)
 	return p
 }
 

@@ -70,7 +70,7 @@ func newStage(t *testing.T, n int) *stage {
 	}
 	var set atomic.Pointer[Settings]
 	set.Store(&Settings{Session: session.Config{StreamWindow: 65535, MaxStreamWindow: 65535, ConnWindow: 1 << 20, MaxStreams: 10, MaxHeaderBytes: 4096, OutputMark: 65536}})
-	s.Listener = New(s.door, s.fs, &set, log)
+	s.Listener = New(s.door, s.fs, &set, Options{Log: log})
 	return s
 }
 

@@ -1,0 +1,121 @@
+package listener
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/proxyproto"
+	"github.com/trunkline/trunkline/lb/transport"
+	"github.com/trunkline/trunkline/policy/authn"
+)
+
+// Door is what a connection passes before HTTP/2. Immutable.
+type Door struct {
+	TLS       TLS  // nil: none
+	Plaintext bool // h2c is taken beside TLS
+	// Trusted are the networks whose connections begin with a header of the PROXY protocol.
+	Trusted []netip.Prefix
+	// ProxyOptional: they may also begin without.
+	ProxyOptional bool
+}
+
+// TLS is what clients are shown and asked for.
+type TLS interface {
+	Config() *tls.Config
+	Peer(*tls.ConnectionState) *authn.Peer
+}
+
+func (d *Door) trusts(a netip.Addr) bool {
+	return d != nil && slices.ContainsFunc(d.Trusted, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// tlsHandshake is the first byte of a TLS connection: a record of type handshake (RFC 8446 section 5.1).
+const tlsHandshake = 22
+
+// greet does what comes before HTTP/2. It reads no more than it must, but what it reads too much is passed on.
+func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
+	ctx, nc := l.ctx, g.Conn
+	if t := g.set.PrefaceTimeout; t > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t)
+		defer cancel()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if d.trusts(from) {
+		if err := l.proxied(g, d); err != nil {
+			return err
+		}
+	}
+	if d.TLS == nil {
+		return l.settled(stop)
+	}
+	if len(g.First) == 0 {
+		var b [1]byte
+		if _, err := nc.Read(b[:]); err != nil {
+			return fmt.Errorf("before its first byte: %w", err)
+		}
+		g.First = append(g.First, b[0])
+	}
+	if g.First[0] != tlsHandshake {
+		if !d.Plaintext {
+			g.Peer = &authn.Peer{Refused: &authn.Refusal{Status: grpc.Unavailable, Reason: "TLS_REQUIRED",
+				Message: "this listener takes TLS only, and the call came without: give the client transport credentials (TLS)"}}
+		}
+		return l.settled(stop)
+	}
+	s, err := transport.SecureServer(ctx, nc, g.First, d.TLS.Config(), l.slots)
+	if err != nil {
+		l.counts.BadHandshakes.Add(1)
+		return fmt.Errorf("TLS handshake: %w", err)
+	}
+	l.counts.Handshakes.Add(1)
+	state := s.State()
+	if state.DidResume {
+		l.counts.Resumed.Add(1)
+	}
+	if p := state.NegotiatedProtocol; p != "" && p != "h2" {
+		return fmt.Errorf("the handshake was for %q only", p) // acme-tls/1: all is said
+	}
+	g.Peer = d.TLS.Peer(&state)
+	g.Conn, g.First = s, nil
+	return l.settled(stop)
+}
+
+// settled ends the greeting's deadline.
+func (l *Listener) settled(stop func() bool) error {
+	if !stop() {
+		return errors.New("the time for a connection's preface is over (limits.prefaceTimeout)")
+	}
+	return nil
+}
+
+// proxied reads whose connection a trusted proxy passes on.
+func (l *Listener) proxied(g *guest, d *Door) error {
+	from, rest, err := proxyproto.Read(g.Conn)
+	switch {
+	case errors.Is(err, proxyproto.ErrAbsent) && d.ProxyOptional:
+	case err != nil:
+		l.counts.BadProxyHeader.Add(1)
+		return fmt.Errorf("proxyProtocol: %w", err)
+	case from.IsValid():
+		g.Address = net.TCPAddrFromAddrPort(from)
+	}
+	g.First = rest
+	at := addressOf(g.Conn.RemoteAddr())
+	if from.IsValid() {
+		at = from.Addr().Unmap()
+	}
+	if !g.claim(at) {
+		l.counts.CrowdedAddress.Add(1)
+		return errors.New(crowded(g.set))
+	}
+	return nil
+}
