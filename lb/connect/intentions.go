@@ -51,8 +51,8 @@ type verdict struct {
 }
 
 // Authorize says whether intentions let the caller with that SPIFFE id, which its certificate proved, call the service target. why
-// is a sentence, for the caller where it is refused. If that is not known yet, then is called once from another goroutine, within
-// little more than two seconds. It never blocks. Of several certificates of one service the serial of any is told to the agent, which
+// is a sentence, for the caller where it is refused. If that is not known yet, then is called once from another goroutine, perhaps
+// before this has returned, and within little more than two seconds. It never blocks. Of several certificates of one service the serial of any is told to the agent, which
 // does not look at it.
 func (i *Identity) Authorize(target, spiffe, serial string, then func(allowed bool, why string)) (known, allowed bool, why string) {
 	n := &i.intentions

@@ -21,6 +21,8 @@ type reply struct {
 func (s *story) asks(target, spiffe string) *reply {
 	r, began := &reply{}, time.Now()
 	var mu sync.Mutex
+	mu.Lock() // it may be told before this has returned
+	defer mu.Unlock()
 	r.known, r.allowed, r.why = s.identity.Authorize(target, spiffe, "09", func(allowed bool, why string) {
 		mu.Lock()
 		defer mu.Unlock()
