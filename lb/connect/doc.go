@@ -1,0 +1,16 @@
+// Package connect owns this process's place in Consul's service mesh (https://developer.hashicorp.com/consul/docs/connect): its
+// certificate, the authorities, and the agent's word on intentions; it must not listen, dial endpoints, or refuse calls itself.
+//
+// The certificate and the authorities come from the agent by blocking queries (/v1/agent/connect/ca/leaf/<service>,
+// /v1/agent/connect/ca/roots), each in a goroutine of its own. The agent renews the certificate; what it sends takes the old one's
+// place at once, for handshakes that begin after that. All authorities of the agent's list are trusted, whether active or not: during a
+// rotation certificates of both are about. While the agent does not answer, what it said last holds on.
+//
+// Intentions are asked of the agent (/v1/agent/connect/authorize), which judges by services only: an intention with permissions (layer
+// 7) allows nothing here, whatever these say, and the refusal tells so. The answer about a pair of services is asked for
+// again every five seconds while it is used, so that a changed intention is obeyed within ten. It is kept while the agent does not
+// answer. A pair of which nothing is known is refused then.
+//
+// The token needs service:write for Options.Service (its certificate, and intentions towards it) and for every other target that is
+// asked about.
+package connect

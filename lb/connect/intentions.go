@@ -1,0 +1,250 @@
+package connect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+const (
+	askEvery    = 5 * time.Second // an answer that is used is asked for again after this, less a jitter of up to a fifth
+	askLimit    = 2 * time.Second // for one question
+	keepFor     = 12              // rounds of askEvery that an answer may go unused: a minute
+	maxAnswers  = 4096
+	maxInFlight = 16 // questions
+)
+
+// intentions are the agent's answers, by pair of services. Each answer has a goroutine that asks for it while it is used.
+type intentions struct {
+	mu      sync.RWMutex         // held only for moments
+	answers map[question]*answer // guarded by mu
+	closed  bool                 // guarded by mu
+
+	failing atomic.Int64 // answers whose last question failed. atomic
+}
+
+type question struct{ target, spiffe string }
+
+// answer is what is known of one question.
+type answer struct {
+	question                                  // set once
+	source   string                           // the caller's service. set once
+	verdict  atomic.Pointer[verdict]          // atomic; nil: none yet
+	used     atomic.Bool                      // since the goroutine looked last. atomic
+	serial   string                           // set once; of the first who asked
+	waiting  []func(allowed bool, why string) // guarded by intentions.mu; while there is no verdict
+	evict    context.CancelFunc               // set once
+}
+
+// verdict is what may be said. Immutable.
+type verdict struct {
+	allowed bool
+	why     string
+	asked   bool // the agent said so; else it could not be asked, and never could
+}
+
+// Authorize says whether intentions let the caller with that SPIFFE id, which its certificate proved, call the service target. why
+// is a sentence, for the caller where it is refused. If that is not known yet, then is called once from another goroutine, perhaps
+// before this has returned, and within little more than two seconds. It never blocks. Of several certificates of one service the serial of any is told to the agent, which
+// does not look at it.
+func (i *Identity) Authorize(target, spiffe, serial string, then func(allowed bool, why string)) (known, allowed bool, why string) {
+	n := &i.intentions
+	q := question{target, spiffe}
+	n.mu.RLock()
+	a := n.answers[q]
+	n.mu.RUnlock()
+	if a != nil {
+		if v := a.verdict.Load(); v != nil {
+			a.use()
+			return true, v.allowed, v.why
+		}
+	}
+	caller, err := i.source(spiffe)
+	if err != nil {
+		return true, false, err.Error()
+	}
+
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if a = n.answers[q]; a == nil {
+		switch {
+		case n.closed:
+			return true, false, fmt.Sprintf("whether the mesh lets %q call %q cannot be asked any more: Trunkline is closing; try again", caller.service, target)
+		case len(n.answers) >= maxAnswers && !n.makeRoom():
+			return true, false, fmt.Sprintf("whether the mesh lets %q call %q cannot be asked now: too much is asked already; try again later", caller.service, target)
+		}
+		a = &answer{question: question{strings.Clone(target), strings.Clone(spiffe)}, source: strings.Clone(caller.service), serial: strings.Clone(serial)}
+		ctx, cancel := context.WithCancel(i.ctx)
+		a.evict = cancel
+		n.answers[a.question] = a
+		i.running.Go(func() {
+			defer cancel()
+			i.keep(ctx, a)
+		})
+	}
+	a.use()
+	if v := a.verdict.Load(); v != nil { // it came meanwhile
+		return true, v.allowed, v.why
+	}
+	a.waiting = append(a.waiting, then)
+	return false, false, ""
+}
+
+// use notes that a is wanted. It writes only where that is news: all shards read it.
+func (a *answer) use() {
+	if !a.used.Load() {
+		a.used.Store(true)
+	}
+}
+
+// makeRoom drops an answer of some that is not used, else any of these. mu is held. false: all are being waited for.
+func (n *intentions) makeRoom() bool {
+	var victim *answer
+	looked := 0
+	for _, a := range n.answers {
+		if a.verdict.Load() == nil {
+			continue
+		}
+		if victim == nil || !a.used.Load() {
+			victim = a
+		}
+		if looked++; looked == 16 || !a.used.Load() {
+			break
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	delete(n.answers, victim.question)
+	victim.evict()
+	return true
+}
+
+// keep asks for an answer until nobody uses it.
+func (i *Identity) keep(ctx context.Context, a *answer) {
+	n := &i.intentions
+	failures, unused := 0, 0
+	defer func() {
+		if failures > 0 {
+			n.failing.Add(-1)
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.answers[a.question] == a && !n.closed { // what is known stays known after Close
+			delete(n.answers, a.question)
+		}
+	}()
+	for {
+		v, err := i.ask(ctx, a)
+		pause := askEvery - rand.N(askEvery/5)
+		switch {
+		case ctx.Err() != nil:
+			if last := a.verdict.Load(); last == nil {
+				n.say(a, &verdict{why: fmt.Sprintf("whether the mesh lets %q call %q could not be asked: Trunkline is closing; try again", a.source, a.target)})
+			}
+			return
+		case err != nil:
+			if failures++; failures == 1 && n.failing.Add(1) == 1 {
+				i.log.Warn("Consul's agent does not answer about intentions; what it said last holds on, and what it never was asked is refused",
+					"source", a.source, "destination", a.target, "err", err)
+			}
+			if last := a.verdict.Load(); last == nil || !last.asked {
+				pause = min(backoff(failures), 2*time.Second) // its calls are all refused meanwhile
+				v = &verdict{why: fmt.Sprintf("whether the mesh lets %q call %q is not known: Consul's agent cannot be asked; try again later", a.source, a.target)}
+				n.say(a, v)
+			}
+		default:
+			if failures > 0 && n.failing.Add(-1) == 0 {
+				i.log.Info("Consul's agent answers about intentions", "source", a.source, "destination", a.target)
+			}
+			failures = 0
+			n.say(a, v)
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+		if unused++; a.used.Swap(false) {
+			unused = 0
+		}
+		if unused >= keepFor {
+			return
+		}
+	}
+}
+
+// say makes v known to those who wait and to those who come.
+func (n *intentions) say(a *answer, v *verdict) {
+	n.mu.Lock()
+	a.verdict.Store(v)
+	waiting := a.waiting
+	a.waiting = nil
+	n.mu.Unlock()
+	for _, then := range waiting {
+		then(v.allowed, v.why)
+	}
+}
+
+var errNoAnswer = errors.New("no answer within 2s")
+
+// ask puts the question. The API client knows no way to give one up, so one that hangs is left behind, with its slot.
+func (i *Identity) ask(ctx context.Context, a *answer) (*verdict, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, askLimit, errNoAnswer)
+	defer cancel()
+	select {
+	case i.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	type reply struct {
+		said *api.AgentAuthorize
+		err  error
+	}
+	replies := make(chan reply, 1)
+	go func() {
+		said, err := i.client.Agent().ConnectAuthorize(&api.AgentAuthorizeParams{Target: a.target, ClientCertURI: a.spiffe, ClientCertSerial: a.serial})
+		<-i.slots
+		replies <- reply{said, err}
+	}()
+	select {
+	case r := <-replies:
+		if r.err != nil {
+			return nil, tidy(r.err)
+		}
+		return a.judge(r.said), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// judge puts the agent's word into a sentence.
+func (a *answer) judge(said *api.AgentAuthorize) *verdict {
+	if said.Authorized {
+		return &verdict{allowed: true, asked: true, why: fmt.Sprintf("Consul lets %q call %q: %s", a.source, a.target, said.Reason)}
+	}
+	advice := "ask for an intention that allows it"
+	if strings.HasPrefix(said.Reason, "Matched L7") {
+		advice = "an intention with permissions (layer 7) cannot be judged here: give it an action, and Trunkline rules of its own"
+	}
+	return &verdict{asked: true, why: fmt.Sprintf("Consul's intentions do not let %q call %q: %s; %s", a.source, a.target, said.Reason, advice)}
+}
+
+// close answers no new questions.
+func (i *Identity) close() {
+	i.intentions.mu.Lock()
+	defer i.intentions.mu.Unlock()
+	i.intentions.closed = true
+}
+
+// count is how many answers are kept, and how many of them fail.
+func (n *intentions) count() (all, failing int) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return len(n.answers), int(n.failing.Load())
+}
