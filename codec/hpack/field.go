@@ -1,6 +1,9 @@
 package hpack
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"strings"
+)
 
 // Flags are the facts about a field that are established once, when it is interned.
 type Flags uint8
@@ -12,6 +15,7 @@ const (
 	UnknownPseudo                        // Pseudo, and none of the names with an ID
 	ConnectionSpecific                   // RFC 9113 8.2.2: connection, proxy-connection, keep-alive, transfer-encoding, upgrade
 	Sensitive                            // was sent never-indexed and must be passed on so (RFC 7541 6.2.3)
+	Protected                            // clients may not set it: x-forwarded-client-cert, x-trunkline-*
 )
 
 // Field is an interned header field: within one Interner there is one for each (name, value, sensitivity).
@@ -63,6 +67,9 @@ func nameFlags(s string) Flags {
 	switch s {
 	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
 		flags |= ConnectionSpecific
+	}
+	if s == "x-forwarded-client-cert" || strings.HasPrefix(s, "x-trunkline-") {
+		flags |= Protected
 	}
 	return flags
 }

@@ -197,6 +197,8 @@ const (
 	NoteThrottle             // retryThrottling. Name: cluster; A: thousandths of tokens left; B: thousandths of maxTokens
 	NoteHedge                // a hedge was due and not sent. A: the hedge.Why; Wait: the delay
 	NoteDrain                // Trunkline drains. Wait: the time that live calls had
+	NoteGate                 // authentication or authorisation. Name: the rule, provider or service; Text: what it says; A: 1 for a shadow
+	NotePayload              // rules on payloads. Name: the rule; Text: what it says; A: 1 for a shadow
 	noteKinds
 )
 
@@ -204,6 +206,7 @@ const (
 var noteNames = [noteKinds]string{
 	"", "rate_limit", "global_rate_limit", "concurrency", "adaptive_concurrency", "queue", "breaker", "probe", "overload", "replay_overflow",
 	"hold_timeout", "message_size", "panic", "hopeless", "pushback", "idle_timeout", "retry_budget", "retry_throttling", "hedge", "drain",
+	"gate", "payload",
 }
 
 // String is the kind as one word.

@@ -71,7 +71,7 @@ func (d *Decision) turnedAway() *Note {
 	for i := len(d.Notes()) - 1; i >= 0; i-- {
 		n := &d.Notes()[i]
 		switch n.Kind {
-		case NoteRateLimit, NoteGlobalLimit, NoteConcurrency, NoteAdaptive, NoteQueue, NoteBreaker, NoteOverload, NoteMessageSize, NoteHopeless, NoteIdle, NoteDrain:
+		case NoteRateLimit, NoteGlobalLimit, NoteConcurrency, NoteAdaptive, NoteQueue, NoteBreaker, NoteOverload, NoteMessageSize, NoteHopeless, NoteIdle, NoteDrain, NoteGate, NotePayload:
 			if n.Refused || n.Kind == NoteQueue && d.Reason == "QUEUE_TIMEOUT" {
 				return n
 			}

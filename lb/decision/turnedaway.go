@@ -65,6 +65,12 @@ func (d *Decision) endedByNote(e *ending, n *Note) {
 	case NoteIdle:
 		e.say("Neither side sent anything for %s, so the stream was ended.%s", span(n.Wait), before)
 		e.advise("If the stream may be silent for so long, raise trunkline.methodPolicy[].idleTimeout in %s.", d.policy())
+	case NoteGate:
+		e.say("The caller was turned away before the call was placed, by %s: %s. No endpoint was asked.", n.Name, strings.TrimSuffix(n.Text, "."))
+		e.advise("If the caller should be let in: who proves what is set in authentication (and listeners[].tls), who may do what in authorization, and externalAuthorization names who else is asked.")
+	case NotePayload:
+		e.say("A message of the call breaks a rule on payloads, %s: %s. It was not sent on.", n.Name, strings.TrimSuffix(n.Text, "."))
+		e.advise("If such messages are right, change the rule: %s in the configuration.", n.Name)
 	case NoteDrain:
 		e.say("Trunkline was stopped, and the call was still under way when its time was over.")
 		e.advise("Give live calls more time to end: drain.timeout.")

@@ -274,6 +274,11 @@ func (n *Note) String() string {
 		return "a hedge was due" + wait(" after %s without an answer") + ": " + hedgeWords(n.A)
 	case NoteDrain:
 		return "Trunkline drains; live calls had " + span(n.Wait)
+	case NoteGate, NotePayload:
+		if n.A != 0 {
+			return "(shadow) " + n.Name + " would have refused the call: " + n.Text
+		}
+		return n.Name + ": " + n.Text
 	}
 	return strings.TrimSpace(n.Kind.String() + " " + n.Name + " " + n.Text)
 }

@@ -111,7 +111,7 @@ func (c *Call) ask() bool {
 	if len(list) == 0 {
 		return false
 	}
-	c.asking = true
+	c.asking, c.askedFor = true, "while the rate limit service was asked"
 	c.ticket++
 	ticket := c.ticket
 	c.rules.Cluster.Global.Ask(list, func(v ratelimit.Verdict) {

@@ -11,6 +11,7 @@ import (
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/policy/authn"
 	"github.com/trunkline/trunkline/policy/deadline"
 )
 
@@ -40,11 +41,12 @@ type Call struct {
 	live     int        // attempts that have a stream or wait for one
 	credit   int64      // bytes of request data for which the client got its window back: never twice for one byte
 
-	started   bool // response headers went down
-	complete  bool // the upstream's last word came
-	canRepeat bool // a policy may ask for another attempt, so the response is held until it is judged
-	noHedge   bool // a fatal status or pushback forbade further hedges
-	asking    bool // a rate limit service is being asked
+	started   bool   // response headers went down
+	complete  bool   // the upstream's last word came
+	canRepeat bool   // a policy may ask for another attempt, so the response is held until it is judged
+	noHedge   bool   // a fatal status or pushback forbade further hedges
+	asking    bool   // somebody is being asked about the call
+	askedFor  string // which phase that is, for people
 	permits   uint8
 	previous  int    // grpc-previous-rpc-attempts of the caller
 	pushedAt  int    // attempts when a pushback was last obeyed: the backoff begins anew from there (gRFC A6)
@@ -78,6 +80,8 @@ type Call struct {
 	notes       []decision.Note   // nearly never any
 	shadowKeys  []string          // see policies.Shadow.Keys
 	limit       deadline.Decision // how long the call may take, and who said so
+	who         *authn.Principal  // nil: nobody knows
+	watch       *watch            // nil: its messages are not looked at
 	carries     time.Duration     // what grpc-timeout says in req; 0: it is not there
 	asked       int64             // the caller's grpc-timeout, nanoseconds; 0: none
 
@@ -158,16 +162,16 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	}
 	if c.e != nil {
 		c.stats, c.rules = c.e.stats, c.e.rules
+		if p := c.e.payload; p != nil && p.Judge != nil {
+			c.watch = &watch{c: c, p: p, hold: c.rules.Unary, end: b.End}
+		}
 	}
+	c.strip()
 	f.rec.Start(c.stats)
 	f.cur = c
 	c.trace = f.tel.StartTrace(traceparent, f.lookupField, f.shard.Rand())
-	if c.e == nil {
-		c.refuse(c.noRoute(b))
-		return
-	}
-	if c.clock(&said) {
-		c.admit()
+	if c.e == nil || c.clock(&said) {
+		c.knock()
 	}
 }
 
@@ -211,7 +215,7 @@ func (c *Call) phase() string {
 	case c.queue != nil:
 		return "while waiting in the queue of cluster " + c.e.target.Cluster
 	case c.asking:
-		return "while the rate limit service was asked"
+		return c.askedFor
 	case c.retryAt != 0:
 		return "while waiting to try again"
 	case c.complete:
@@ -263,6 +267,7 @@ func (c *Call) settle() {
 		return
 	}
 	c.stopWaiting()
+	c.dropWatch()
 	f := c.f
 	f.shard.Timer.Clear(&c.timer)
 	c.prev.next, c.next.prev = c.next, c.prev

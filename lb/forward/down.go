@@ -112,7 +112,12 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 		return
 	}
 	c := s.Owner.(*Call)
-	c.ended, c.seen = true, d.f.shard.Now()
+	c.seen = d.f.shard.Now()
+	if c.watch != nil && !b.TooLarge {
+		c.watch.take(nil, true) // gRPC has no request trailers; where messages are looked at they would go on unseen
+		return
+	}
+	c.ended = true
 	if b.TooLarge {
 		c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeDownstreamProtocolError)
 		c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "METADATA_TOO_LARGE",

@@ -8,6 +8,7 @@ import (
 
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/gate"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
@@ -35,8 +36,10 @@ type Forwarder struct {
 	cur         *Call
 	lookupField func(name string) string
 	setField    func(name, value string)
-	statusOK    *hpack.Field // :status 200
-	contentType *hpack.Field // application/grpc
+	eachField   func(yield func(name, value string) bool) // the same
+	query       gate.Request                              // of the call that knocks
+	statusOK    *hpack.Field                              // :status 200
+	contentType *hpack.Field                              // application/grpc
 	record      telemetry.Finish
 	suggested   uint64 // the batch in which a nearest method was last looked for
 
@@ -98,6 +101,13 @@ func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemet
 		return ""
 	}
 	f.setField = f.override
+	f.eachField = func(yield func(name, value string) bool) {
+		for _, h := range f.cur.req {
+			if h.Flags&hpack.Pseudo == 0 && !yield(h.Name, h.Value) {
+				return
+			}
+		}
+	}
 	f.statusOK = s.Env.Interner.Intern(":status", "200")
 	f.contentType = s.Env.Interner.Intern("content-type", "application/grpc")
 	s.AfterFlush = f.afterFlush

@@ -26,6 +26,13 @@ type Generation struct {
 	// Rules says what holds for a method of a target. It is asked once per method and shard; known: a route or a descriptor names the
 	// method. Never nil.
 	Rules func(t *Target, service, method string, known bool) *policies.Rules
+	// Gate says what calls of "pkg.Service/Method" are asked before anything else; it returns nil for nothing. Payload says what holds for their
+	// messages, Mesh what a service mesh says of a cluster; nil for nothing. Each may be nil. They are asked as Rules is.
+	Gate    func(method string) Gate
+	Payload func(t *Target, service, method string) *Payload
+	Mesh    func(cluster string) Mesh
+	// Protected are the names of request metadata that clients may not set, beside those with hpack.Protected; nil: none.
+	Protected map[string]bool
 }
 
 // Limits bound what calls may make us hold. Immutable.
@@ -212,6 +219,9 @@ type entry struct {
 	authority       string // that it was found with, where that matters
 	known           bool   // stats is the method's own
 	rules           *policies.Rules
+	gate            Gate                  // nil: nothing is asked
+	payload         *Payload              // nil: anything goes
+	mesh            Mesh                  // nil: none
 	lacked          uint64                // the serving of a queue in which no call of it found a place. Guarded by the shard
 	breakers        [][2]*breaker.Breaker // by member: of the method, of the endpoint; nil until one is asked for. Guarded by the shard
 }
@@ -233,6 +243,15 @@ func (f *Forwarder) lookup(g *Generation, path *hpack.Field, authority string) *
 	e.known = r.Rule.Match.Method != ""
 	e.stats = f.tel.Method(p, e.known)
 	e.rules = g.Rules(e.target, service, method, e.known)
+	if g.Gate != nil {
+		e.gate = g.Gate(service + "/" + method)
+	}
+	if g.Payload != nil {
+		e.payload = g.Payload(e.target, service, method)
+	}
+	if g.Mesh != nil {
+		e.mesh = g.Mesh(e.target.Cluster)
+	}
 	if g.ByAuthority {
 		e.authority = strings.Clone(authority)
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
-	"github.com/trunkline/trunkline/codec/session"
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
@@ -80,10 +79,10 @@ func (c *Call) refuse(r refusal) {
 }
 
 // noRoute is the refusal of a call that no route takes.
-func (c *Call) noRoute(b *session.Block) refusal {
+func (c *Call) noRoute() refusal {
 	r := refusal{status: grpc.Unimplemented, outcome: telemetry.OutcomeNoRoute, reason: "NO_ROUTE"}
-	if c.path == nil || b.Method.Value == "CONNECT" {
-		r.message = fmt.Sprintf("Trunkline carries calls to methods; this is a %s", b.Method.Value)
+	if verb := c.field(":method"); c.path == nil || verb == "CONNECT" {
+		r.message = fmt.Sprintf("Trunkline carries calls to methods; this is a %s", verb)
 		return r
 	}
 	path := c.path.Value

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -76,11 +77,11 @@ func (f *Forwarder) releaseMade() {
 
 // body takes request data: p is borrowed.
 func (c *Call) body(p []byte, end bool) {
-	c.ended = c.ended || end
 	c.seen = c.f.shard.Now()
 	c.bytesIn += uint64(len(p))
 	c.messagesIn += uint32(c.in.Add(p))
 	if c.complete && c.live == 0 {
+		c.ended = c.ended || end
 		c.creditDown(int64(len(p))) // the reply is made already: what still comes is thrown away
 		return
 	}
@@ -88,6 +89,19 @@ func (c *Call) body(p []byte, end bool) {
 		c.tooLong("request", c.in.Longest(), r.MaxRequestBytes)
 		return
 	}
+	if c.e != nil && c.e.payload != nil && !c.fits("request", c.e.payload.MaxRequestMessage, c.e.payload.MaxRequest, c.in.Longest(), c.bytesIn) {
+		return
+	}
+	if c.watch != nil {
+		c.watch.take(p, end)
+		return
+	}
+	c.onward(p, end)
+}
+
+// onward takes request data that may go on: p is borrowed.
+func (c *Call) onward(p []byte, end bool) {
+	c.ended = c.ended || end
 	if !c.noReplay {
 		c.keep(p)
 		if c.down == nil {
@@ -121,6 +135,27 @@ func (c *Call) tooLong(side string, n uint32, limit int64) {
 	c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "MESSAGE_TOO_LARGE",
 		message: "a " + side + " message of " + strconv.Itoa(int(n)) + " bytes exceeds the method's limit of " + strconv.FormatInt(limit, 10) +
 			" (serviceConfig.methodConfig[].max" + map[string]string{"request": "Request", "response": "Response"}[side] + "MessageBytes)"})
+}
+
+// fits refuses a call whose messages are larger than the payload rules allow, before what is too much went on.
+func (c *Call) fits(side string, message, all int64, longest uint32, sum uint64) bool {
+	what, limit, n := "a "+side+" message", message, uint64(longest)
+	key := "max" + map[string]string{"request": "Request", "response": "Response"}[side]
+	switch {
+	case message >= 0 && int64(longest) > message:
+		key += "MessageBytes"
+	case all >= 0 && sum > uint64(all):
+		what, limit, n = "all "+side+" messages together", all, sum
+		key += "Bytes"
+	default:
+		return true
+	}
+	c.note(decision.Note{Kind: decision.NoteMessageSize, Name: side, A: int64(n), B: limit, Refused: true})
+	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitMessageSize)
+	c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
+	c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "MESSAGE_TOO_LARGE",
+		message: fmt.Sprintf("%s: %d bytes, and %d are allowed (%s.%s)", what, n, limit, c.e.payload.Why, key)})
+	return false
 }
 
 // keep copies request data for an attempt to come, as long as it is allowed.

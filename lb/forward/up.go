@@ -140,6 +140,9 @@ func (u up) HandleData(s *session.Stream, p []byte, end bool) {
 		c.tooLong("response", a.out.Longest(), most)
 		return
 	}
+	if x := c.e.payload; x != nil && !c.fits("response", x.MaxResponseMessage, x.MaxResponse, a.out.Longest(), c.bytesOut+uint64(len(p))) {
+		return
+	}
 	if c.winner == nil {
 		if n == 0 && !end && a.holdData(p) {
 			return

@@ -25,12 +25,14 @@ const (
 	LimitMessageSize              // a message was too long
 	LimitHopeless                 // too little time was left on arrival
 	LimitIdle                     // neither side sent anything for too long
+	LimitGate                     // authentication or authorisation
+	LimitPayload                  // a rule on payloads
 	limits                        // their number
 )
 
 // limitNames is never written.
 var limitNames = [limits]string{
-	"rate_limit", "global_rate_limit", "concurrency", "breaker", "overload", "adaptive_concurrency", "queue", "message_size", "hopeless", "idle_timeout",
+	"rate_limit", "global_rate_limit", "concurrency", "breaker", "overload", "adaptive_concurrency", "queue", "message_size", "hopeless", "idle_timeout", "gate", "payload",
 }
 
 // String is the limit as it stands in the metric.

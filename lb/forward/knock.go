@@ -1,0 +1,200 @@
+package forward
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/gate"
+	"github.com/trunkline/trunkline/lb/telemetry"
+)
+
+// forwardedCert tells endpoints of the client's certificate, in Envoy's form.
+const forwardedCert = "x-forwarded-client-cert"
+
+// Gate is what calls of one method are asked before anything else: lb/gate's Rules.
+type Gate interface {
+	// Check returns nil if it will call then, once, from another goroutine. The request is borrowed until it returns.
+	Check(q *gate.Request, then func(*gate.Verdict)) *gate.Verdict
+}
+
+// Mesh says whether a service mesh lets a client call a cluster. It must not block: known is false if then will be called, from another
+// goroutine.
+type Mesh func(peer string, serial string, then func(allowed bool, why string)) (known, allowed bool, why string)
+
+// strip takes away what only Trunkline may say, and says what it knows about the client.
+func (c *Call) strip() {
+	in, d := c.f.shard.Env.Interner, c.d
+	for _, h := range c.req {
+		if h.Flags&hpack.Protected != 0 || c.gen.Protected != nil && c.gen.Protected[h.Name] {
+			c.remove(func(h *hpack.Field) bool {
+				return h.Flags&hpack.Protected != 0 || c.gen.Protected != nil && c.gen.Protected[h.Name]
+			})
+			break
+		}
+	}
+	if d.Known != nil && d.Known.Forwarded != "" {
+		c.req = append(c.req, in.Intern(forwardedCert, d.Known.Forwarded))
+	}
+}
+
+// remove drops request fields.
+func (c *Call) remove(which func(*hpack.Field) bool) {
+	c.req = slices.DeleteFunc(c.req, func(h *hpack.Field) bool {
+		if !which(h) {
+			return false
+		}
+		c.f.shard.Env.Interner.Release(h)
+		return true
+	})
+}
+
+// knock asks who calls and whether he may: step 6 begins with it. Whoever passes goes on to the route that was found, if one was.
+func (c *Call) knock() {
+	f := c.f
+	if p := c.d.Known; p != nil && p.Refused != nil {
+		c.deny(&gate.Verdict{Refused: true, Refusal: *p.Refused})
+		return
+	}
+	door := c.door()
+	if door == nil {
+		c.passed()
+		return
+	}
+	f.cur = c
+	q := &f.query
+	*q = gate.Request{Method: c.fullMethod(), Authority: c.auth, Address: c.d.address(), Peer: c.d.Known, Now: f.shard.Wall(f.shard.Now()),
+		Field: f.lookupField, Each: f.eachField}
+	c.asking, c.askedFor = true, "while the caller was identified"
+	c.ticket++
+	ticket := c.ticket
+	v := door.Check(q, func(v *gate.Verdict) {
+		f.shard.Enter()
+		defer f.shard.Leave()
+		if c.asking && c.ticket == ticket {
+			f.shard.Timed()
+			c.identified(v)
+		}
+	})
+	if v != nil {
+		c.identified(v)
+	}
+	f.query = gate.Request{}
+}
+
+// door is what the call is asked; nil: nothing.
+func (c *Call) door() Gate {
+	if c.e != nil {
+		return c.e.gate
+	}
+	if c.gen.Gate == nil {
+		return nil
+	}
+	return c.gen.Gate(c.fullMethod())
+}
+
+// fullMethod is "pkg.Service/Method", borrowed; a path that is none as it came.
+func (c *Call) fullMethod() string {
+	if c.path == nil {
+		return ""
+	}
+	return strings.TrimPrefix(c.path.Value, "/")
+}
+
+// identified goes on with the gate's verdict.
+func (c *Call) identified(v *gate.Verdict) {
+	c.asking = false
+	c.who = v.Principal
+	for _, n := range v.Notes {
+		c.noteGate(decision.NoteGate, n)
+	}
+	if v.Refused {
+		c.deny(v)
+		return
+	}
+	if len(v.Remove) > 0 || len(v.Set) > 0 {
+		c.remove(func(h *hpack.Field) bool {
+			return slices.Contains(v.Remove, h.Name) || slices.ContainsFunc(v.Set, func(kv [2]string) bool { return kv[0] == h.Name })
+		})
+		for _, kv := range v.Set {
+			c.req = append(c.req, c.f.shard.Env.Interner.Intern(kv[0], kv[1]))
+		}
+	}
+	c.passed()
+}
+
+func (c *Call) noteGate(kind decision.NoteKind, n gate.Note) {
+	note := decision.Note{Kind: kind, Name: n.Name, Text: n.Text, Refused: n.Refused && !n.Shadow}
+	if n.Shadow {
+		note.A = 1
+	}
+	c.note(note)
+}
+
+// deny refuses a call for its caller's sake.
+func (c *Call) deny(v *gate.Verdict) {
+	cluster := ""
+	if c.rules != nil {
+		cluster = c.rules.Cluster.Name
+	}
+	c.f.rec.Limited(cluster, telemetry.LimitGate)
+	if !slices.ContainsFunc(c.notes, func(n decision.Note) bool { return n.Kind == decision.NoteGate && n.Refused }) {
+		c.note(decision.Note{Kind: decision.NoteGate, Name: v.Reason, Text: v.Message, Refused: true})
+	}
+	c.refuse(refusal{status: v.Status, outcome: telemetry.OutcomeUnauthorized, reason: v.Reason, message: v.Message})
+}
+
+// passed goes on with a call whose caller may make it, as far as rules over methods say.
+func (c *Call) passed() {
+	if c.e == nil {
+		c.d.Sess.Wasted()
+		c.refuse(c.noRoute())
+		return
+	}
+	if mesh := c.e.mesh; mesh != nil && c.d.Known.Name() != "" {
+		c.intend(mesh)
+		return
+	}
+	c.agreed()
+}
+
+// intend asks whether the mesh's intentions let the client call the cluster.
+func (c *Call) intend(mesh Mesh) {
+	f := c.f
+	c.asking, c.askedFor = true, "while the mesh was asked about intentions"
+	c.ticket++
+	ticket := c.ticket
+	known, allowed, why := mesh(c.d.Known.SPIFFE, c.d.Known.Serial, func(allowed bool, why string) {
+		f.shard.Enter()
+		defer f.shard.Leave()
+		if c.asking && c.ticket == ticket {
+			f.shard.Timed()
+			c.intended(allowed, why)
+		}
+	})
+	if known {
+		c.intended(allowed, why)
+	}
+}
+
+func (c *Call) intended(allowed bool, why string) {
+	c.asking = false
+	if !allowed {
+		v := &gate.Verdict{Refused: true}
+		v.Status, v.Reason, v.Message = grpc.PermissionDenied, "INTENTION_DENIED", why
+		c.deny(v)
+		return
+	}
+	c.agreed()
+}
+
+// agreed admits the call, or has its first message looked at before.
+func (c *Call) agreed() {
+	if c.watch != nil {
+		c.watch.begin()
+		return
+	}
+	c.admit()
+}
