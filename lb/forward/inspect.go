@@ -8,7 +8,6 @@ import (
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/hpack"
-	"github.com/trunkline/trunkline/codec/session"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/transport"
 	"github.com/trunkline/trunkline/lb/upstream"
@@ -99,7 +98,7 @@ func (g *Generation) Foresee(path, authority string) (r *route.Route, status grp
 	f := &Forwarder{shard: new(shard.Shard), suggested: math.MaxUint64}
 	c := &Call{f: f, gen: g, path: &hpack.Field{Name: ":path", Value: path}}
 	if r = g.Table.Match(path, authority); r == nil {
-		no := c.noRoute(&session.Block{Method: &hpack.Field{Name: ":method", Value: "POST"}})
+		no := c.noRoute()
 		return nil, no.status, no.message
 	}
 	t := r.Rule.Data.(*Target)

@@ -149,7 +149,6 @@ func (c *Call) deny(v *gate.Verdict) {
 // passed goes on with a call whose caller may make it, as far as rules over methods say.
 func (c *Call) passed() {
 	if c.e == nil {
-		c.d.Sess.Wasted()
 		c.refuse(c.noRoute())
 		return
 	}

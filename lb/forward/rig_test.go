@@ -303,6 +303,9 @@ type rig struct {
 	limit    int // of connections' memory, bytes each way; 0 none
 	on       func(p *peer, f http2.Frame)
 	silent   bool          // peers do not begin
+	gate     Gate          // of all methods
+	payload  *Payload      // the same
+	guest    Guest         // what is known about clients
 	hold     chan struct{} // dials wait for it, if not nil
 }
 
@@ -399,7 +402,8 @@ func (r *rig) use(addrs ...string) {
 			f := facts
 			f.Known = known
 			return c.Rules(service, method, f)
-		}})
+		},
+		Gate: func(string) Gate { return r.gate }, Payload: func(*Target, string, string) *Payload { return r.payload }})
 	r.reg.Retire(keep)
 }
 
@@ -412,7 +416,9 @@ func (r *rig) automatic(on func(p *peer, f http2.Frame), settings ...http2.Setti
 	p.on = on
 	r.clients = append(r.clients, p)
 	r.conns.Go(p.serve)
-	r.conns.Go(r.f.Accept(&Guest{Conn: a}, r.cfg, r.budget, func() { r.gone.Add(1) }).Serve)
+	guest := r.guest
+	guest.Conn = a
+	r.conns.Go(r.f.Accept(&guest, r.cfg, r.budget, func() { r.gone.Add(1) }).Serve)
 	return p
 }
 
