@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/policy/authn"
@@ -79,9 +80,10 @@ func (g *group) known(text string, now time.Time) *Proof {
 	return nil
 }
 
-// digest does not copy a token for its sum. The sum, for a map that is kept must hold no secret that a core dump or a profile shows.
+// digest stands for a token in what is kept, so that no secret lies about in memory. It does not copy the text: that would be one
+// allocation of its length for each call, and half of the time.
 func digest(text string) sum {
-	return sha256.Sum256([]byte(text))
+	return sha256.Sum256(unsafe.Slice(unsafe.StringData(text), len(text)))
 }
 
 // entry is what was found of a token.

@@ -184,10 +184,7 @@ func TestWithoutConfigurationACertificateStillNamesItsCaller(t *testing.T) {
 // Many calls of one client begin at once, before its token is known.
 func TestCallsThatShowTheSameTokenWaitForOneJudgement(t *testing.T) {
 	i := newIssuer(t, "one")
-	release := make(chan struct{})
-	i.answers(nil)
 	a := begin(t, &configv1.Authentication{Jwt: []*configv1.JwtProvider{i.provider()}})
-	close(release)
 	c := bearer(i.token("one", nil))
 	var wg sync.WaitGroup
 	proofs := make([]*Proof, 200)

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -255,5 +254,3 @@ func (k *keeper) older() {
 	defer k.mu.Unlock()
 	k.began = k.began.Add(-least)
 }
-
-func background() context.Context { return context.Background() }
