@@ -67,10 +67,6 @@ func (s *Server) judge(certs []*x509.Certificate) (*x509.Certificate, *authn.Ref
 // verify judges a chain whose first certificate the client has proved to be its own.
 func (s *Server) verify(certs []*x509.Certificate) *authn.Refusal {
 	st, now := s.state.Load(), s.now()
-	o := x509.VerifyOptions{CurrentTime: now, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	for _, c := range certs[1:] {
-		o.Intermediates.AddCert(c)
-	}
 	var pools []*x509.CertPool
 	if st.cas != nil {
 		pools = append(pools, st.cas.pool)
@@ -86,8 +82,7 @@ func (s *Server) verify(certs []*x509.Certificate) *authn.Refusal {
 	}
 	var first error
 	for _, pool := range pools {
-		o.Roots = pool
-		chains, err := certs[0].Verify(o)
+		chains, err := st.verified.verify(certs, pool, now)
 		if err != nil {
 			if unknown := (x509.UnknownAuthorityError{}); first == nil || errors.As(first, &unknown) {
 				first = err // the better reason

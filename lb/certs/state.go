@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// state is what a Server goes by at one moment. Immutable, but for the staples.
+// state is what a Server goes by at one moment. Immutable, but for the staples and what is remembered of chains.
 type state struct {
 	shown     []*shown
 	fallback  []*shown            // shown to clients that name none of the names: the first file, and what has the same names
 	names     map[string][]*shown // by DNS name, lower case, wildcards with their asterisk
 	cas       *authorities
 	crls      *revocations
+	verified  verified
 	config    *tls.Config // for clients
 	challenge *tls.Config // for an ACME authority; nil: none is expected
 	none      *tls.Config // for who does not offer our protocol

@@ -3,40 +3,28 @@ package certs
 import (
 	"bytes"
 	"crypto/tls"
+	"slices"
 )
 
 // bindTickets makes tickets of c usable only with c's context. They are encrypted with the keys of s.outer, so that all states of the
 // Server share them.
+//
+// Whoever was refused for his certificate gets a ticket that is never taken: else he would be refused for the old one again after he
+// has got a new one, since a resumed handshake does not ask for certificates. So does who showed none where one is needed.
 func (s *Server) bindTickets(c *tls.Config, context []byte) {
-	anonymous := append(bytes.Clone(context), "anonymous"...) // the client showed no certificate
 	c.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
 		mark := context
-		if len(cs.PeerCertificates) == 0 {
-			mark = anonymous
+		if _, refused := s.judge(cs.PeerCertificates); refused != nil {
+			mark = []byte("trunkline refused")
 		}
-		if !holds(session, mark) { // a resumed session of TLS 1.2 has it already
-			session.Extra = append(session.Extra, mark)
-		}
+		session.Extra = append(session.Extra, mark)
 		return s.outer.EncryptTicket(cs, session)
 	}
 	c.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
 		session, err := s.outer.DecryptTicket(identity, cs)
-		if session == nil || err != nil {
+		if session == nil || err != nil || !slices.ContainsFunc(session.Extra, func(mark []byte) bool { return bytes.Equal(mark, context) }) {
 			return nil, err
 		}
-		// Who showed no certificate, where one is needed, is asked again: it may have one now.
-		if holds(session, context) || (s.mode == "none" || s.mode == "optional") && holds(session, anonymous) {
-			return session, nil
-		}
-		return nil, nil
+		return session, nil
 	}
-}
-
-func holds(session *tls.SessionState, mark []byte) bool {
-	for _, extra := range session.Extra {
-		if bytes.Equal(extra, mark) {
-			return true
-		}
-	}
-	return false
 }
