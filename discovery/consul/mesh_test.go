@@ -152,7 +152,7 @@ func TestOtherQuestionsBearTheCurrentToken(t *testing.T) {
 			w.WriteHeader(http.StatusForbidden)
 			return
 		}
-		w.Write([]byte(`{}`)) //nolint:errcheck // the client sees it
+		w.Write([]byte(`{}`))
 	}))
 	defer server.Close()
 	file := filepath.Join(t.TempDir(), "token")
