@@ -1,17 +1,19 @@
 // Package attacks owns the attacks on a live listener and what a well-behaved client notices of them; it must not reach into the
 // product's packages.
 //
-// Three processes share the machine's cores: the product, an attacker (this test's binary, run again), and the test with a stock
-// grpc-go client and server. SECURITY.md tells of each attack; a test here keeps it complete.
+// Four processes share the machine's cores: the product, an attacker and a stock grpc-go server (this test's binary, run again), and
+// the test with a stock grpc-go client. SECURITY.md tells of each attack; a test here keeps it complete.
 package attacks
 
 import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,12 +25,18 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if text := os.Getenv(orderKey); text != "" {
-		if err := attackAsOrdered(text); err != nil {
+	run := func(do func() error) {
+		if err := do(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if text := os.Getenv(orderKey); text != "" {
+		run(func() error { return attackAsOrdered(text) })
+	}
+	if os.Getenv(backendKey) != "" {
+		run(serveAsBackend)
 	}
 	flag.Parse()
 	// Only attacks that wait more than they work run beside others.
@@ -65,16 +73,16 @@ type attack struct {
 	proxy bool   // the listener believes a PROXY header from 127.0.0.77
 
 	workers  int                // connections at a time. Default: 4
-	lasts    time.Duration      // Default: 2s
+	lasts    time.Duration      // Default: 1.5s
 	again    time.Duration      // from the end of one connection to the next. Default: 5ms
-	patience time.Duration      // a connection that is older when the attack ends should have been ended. Default: 1.5s
+	patience time.Duration      // a connection that is older when the attack ends should have been ended. Default: 1.2s
 	quiet    bool               // it works so little that others may be measured beside it
 	alone    bool               // it may keep new clients from being served: the well-behaved one stays with its connection
 	memory   int64              // bytes. Default: memory
 	from     func(w int) net.IP // address of a worker. Default: 127.0.0.66
 	life     func(v *villain)   // of one connection
 	ending   ending
-	check    func(t *testing.T, s *seen, r *rig) // more; may be nil
+	check    func(t *testing.T, s *seen) // more; may be nil
 }
 
 // ending is how the attacker's connections must end.
@@ -104,13 +112,13 @@ func attacks() []attack {
 		a := &all[i]
 		a.workers = max(a.workers, 1)
 		if a.lasts == 0 {
-			a.lasts = 2 * time.Second
+			a.lasts = 1500 * time.Millisecond
 		}
 		if a.again == 0 {
 			a.again = 5 * time.Millisecond
 		}
 		if a.patience == 0 {
-			a.patience = 1500 * time.Millisecond
+			a.patience = 1200 * time.Millisecond
 		}
 		if a.memory == 0 {
 			a.memory = memory
@@ -127,28 +135,22 @@ func attacks() []attack {
 func TestAttacks(t *testing.T) {
 	var figures table
 	t.Cleanup(func() { figures.report(t) })
+	backend := startBackend(t)
 	for _, a := range attacks() {
 		t.Run(a.name, func(t *testing.T) {
 			if a.quiet {
 				t.Parallel()
 			}
-			figures.add(a.run(t))
+			figures.add(a.run(t, backend))
 		})
 	}
 }
 
-// rig is a product under attack.
-type rig struct {
-	backend   *harness.Backend
-	trunkline *harness.Trunkline
-	forged    *forgery
-}
-
 // run measures an attack, again if the client was slow.
-func (a *attack) run(t *testing.T) row {
+func (a *attack) run(t *testing.T, backend string) row {
 	var r row
 	for try := 1; ; try++ {
-		r = a.measure(t)
+		r = a.measure(t, backend)
 		if harness.Race || r.slow() <= slower || try == tries || t.Failed() {
 			break
 		}
@@ -161,9 +163,7 @@ func (a *attack) run(t *testing.T) row {
 	return r
 }
 
-func (a *attack) measure(t *testing.T) row {
-	g := &rig{forged: &forgery{}}
-	g.backend = harness.StartBackend(t, "backend", g.forged.options()...)
+func (a *attack) measure(t *testing.T, backend string) row {
 	listener, ca, dial := "", "", []grpc.DialOption(nil)
 	if a.tls {
 		pair := newPair(t)
@@ -173,7 +173,7 @@ func (a *attack) measure(t *testing.T) row {
 	if a.proxy {
 		listener += `, proxyProtocol: { trusted: ["127.0.0.77"] }`
 	}
-	g.trunkline = harness.Start(t, fmt.Sprintf(`
+	trunkline := harness.Start(t, fmt.Sprintf(`
 listeners: [ { address: LISTEN%s } ]
 admin: { address: ADMIN }
 discovery:
@@ -181,17 +181,17 @@ discovery:
     clusters:
       - { name: backends, endpoints: [ { address: %s } ], grpcServices: [ %s ] }
 limits: { %s }
-`, listener, g.backend.Addr, harness.Service, a.limit))
-	defer g.trunkline.Stop(t)
-	old := harness.Dial(t, g.trunkline.Listen, dial...)
-	young := harness.Dial(t, g.trunkline.Listen, dial...) // connects amid the attack
+`, listener, backend, harness.Service, a.limit))
+	defer trunkline.Stop(t)
+	old := harness.Dial(t, trunkline.Listen, dial...)
+	young := harness.Dial(t, trunkline.Listen, dial...) // connects amid the attack
 	if a.alone {
 		young = old
 	}
 	beginLoad(old, old, 100*time.Millisecond).stop() // connections are made, tables are warm
-	before := beginLoad(old, old, 0).after(750 * time.Millisecond)
+	before := beginLoad(old, old, 0).after(600 * time.Millisecond)
 
-	text, err := json.Marshal(order{Attack: a.name, Addr: g.trunkline.Listen, CA: ca, Lasts: a.lasts})
+	text, err := json.Marshal(order{Attack: a.name, Addr: trunkline.Listen, CA: ca, Lasts: a.lasts})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,19 +202,19 @@ limits: { %s }
 	load := beginLoad(old, young, a.lasts/2)
 	code, stdout, stderr := harness.Run(t, a.lasts+30*time.Second, []string{orderKey + "=" + string(text)}, me)
 	under := load.stop()
-	r := row{attack: a, before: before.p99(), under: under.p99(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: g.trunkline.PeakRSS(t), seen: &seen{}}
+	r := row{attack: a, before: before.p99(), under: under.p99(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: trunkline.PeakRSS(t), seen: &seen{}}
 	if code != 0 {
 		t.Fatalf("the attacker ended with status %d:\n%s", code, stderr)
 	}
 	if err := json.Unmarshal([]byte(stdout), r.seen); err != nil {
 		t.Fatalf("the attacker said: %v\n%.2000s", err, stdout)
 	}
-	a.judge(t, g, &r, under)
+	a.judge(t, &r, under)
 	return r
 }
 
 // judge fails the test for everything but latency.
-func (a *attack) judge(t *testing.T, g *rig, r *row, under *load) {
+func (a *attack) judge(t *testing.T, r *row, under *load) {
 	t.Helper()
 	s := r.seen
 	if r.failed > 0 {
@@ -250,7 +250,7 @@ func (a *attack) judge(t *testing.T, g *rig, r *row, under *load) {
 		}
 	}
 	if a.check != nil {
-		a.check(t, s, g)
+		a.check(t, s)
 	}
 }
 
@@ -314,6 +314,18 @@ func (f *table) report(t *testing.T) {
 
 // String is what the attacker saw, in a few lines.
 func (s *seen) String() string {
-	return fmt.Sprintf("opened %d (at once %d), not even made %d, closed %d, hanging %d, left %d, open at the end %d (too long %d), %.1f MiB sent\n  GOAWAY %v\n  RST_STREAM %v\n  answers %.1500v\n  errors %v",
-		s.Opened, s.Welcome, s.Refused, s.Closed, s.Hanging, s.Left, s.Cut, s.Spared, float64(s.Sent)/mebibyte, s.GoAway, s.Resets, s.Status, s.Errors)
+	return fmt.Sprintf("opened %d (at once %d), not even made %d, closed %d, hanging %d, left %d, open at the end %d (too long %d), %.1f MiB sent\n  GOAWAY %s\n  RST_STREAM %s\n  answers %s\n  errors %v",
+		s.Opened, s.Welcome, s.Refused, s.Closed, s.Hanging, s.Left, s.Cut, s.Spared, float64(s.Sent)/mebibyte, list(s.GoAway), list(s.Resets), list(s.Status), s.Errors)
+}
+
+func list(counts map[string]int) string {
+	var b strings.Builder
+	for i, text := range slices.Sorted(maps.Keys(counts)) {
+		if i == 6 {
+			fmt.Fprintf(&b, " and %d more", len(counts)-i)
+			break
+		}
+		fmt.Fprintf(&b, " [%d %.160s]", counts[text], text)
+	}
+	return b.String()
 }

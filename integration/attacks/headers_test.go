@@ -95,7 +95,7 @@ func headerAttacks() []attack {
 			name: "metadata_too_large", workers: 4, limit: "maxHeaderBytes: 16384", // the default's 256 KiB take longer to send
 			story:  "Sends metadata above the limit in every call, and never stops.",
 			ending: calm("refused", "header", "calls"),
-			life:   each(func(int) []byte { return append(uncompressed("UnaryCall"), large[:20<<10]...) }),
+			life:   each(func(int) []byte { return append(uncompressed("UnaryCall"), large[:160*129]...) }),
 		},
 		{
 			name: "metadata_too_large_by_far", workers: 4,

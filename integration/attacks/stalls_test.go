@@ -37,14 +37,14 @@ func downloads(n int) []byte {
 func stallAttacks() []attack {
 	const streams = 300
 	many := downloads(streams)
-	held := func(t *testing.T, s *seen, _ *rig) {
+	held := func(t *testing.T, s *seen) {
 		if s.ByGoAway()+s.Closed == 0 && s.Resets["ENHANCE_YOUR_CALM"] < streams {
 			t.Errorf("neither were connections ended, nor their streams reset: %v", s)
 		}
 	}
 	return []attack{
 		{
-			name: "zero_window_stall", workers: 4, limit: "stallTimeout: 1s", lasts: 4 * time.Second, quiet: true,
+			name: "zero_window_stall", workers: 4, limit: "stallTimeout: 1s", lasts: 3 * time.Second,
 			story:  "Asks for large answers on many streams and never gives window for them.",
 			ending: ending{none: true}, check: held,
 			life: func(v *villain) {
@@ -54,7 +54,7 @@ func stallAttacks() []attack {
 			},
 		},
 		{
-			name: "zero_connection_window_stall", workers: 4, limit: "stallTimeout: 1s", lasts: 4 * time.Second, quiet: true,
+			name: "zero_connection_window_stall", workers: 4, limit: "stallTimeout: 1s", lasts: 3 * time.Second,
 			story:  "The same with large windows for the streams and none for the connection.",
 			ending: ending{none: true}, check: held,
 			life: func(v *villain) {
@@ -84,7 +84,7 @@ func stallAttacks() []attack {
 			},
 		},
 		{
-			name: "slow_dribble", workers: 4, limit: "stallTimeout: 1s", lasts: 4 * time.Second, quiet: true,
+			name: "slow_dribble", workers: 4, limit: "stallTimeout: 1s", lasts: 3 * time.Second,
 			story:  "Takes large answers a byte a second, just enough not to be idle.",
 			ending: ending{none: true}, // it reads, if slowly: what it may make us hold is bounded
 			life: func(v *villain) {
@@ -100,7 +100,7 @@ func stallAttacks() []attack {
 			},
 		},
 		{
-			name: "socket_never_read", workers: 4, limit: "stallTimeout: 1s", lasts: 5 * time.Second, quiet: true, patience: 4 * time.Second,
+			name: "socket_never_read", workers: 4, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
 			story:  "Asks for large answers, with all the window there is, and never reads its socket.",
 			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
 			life: func(v *villain) {
@@ -142,7 +142,7 @@ func slowAttacks() []attack {
 				v.listen()
 				v.linger()
 			},
-			check: func(t *testing.T, s *seen, _ *rig) {
+			check: func(t *testing.T, s *seen) {
 				if s.ByGoAway()+s.Closed < 200 {
 					t.Errorf("of 200 silent connections %d were ended", s.ByGoAway()+s.Closed)
 				}

@@ -83,8 +83,9 @@ func resetAttacks() []attack {
 			then(w, id, block)
 		}))
 	}
-	// What is on its way is no fault: the server may have answered before.
 	says := calm("reset", "given up")
+	// A call that has been answered by then is over, and the fault is one of the connection's (RFC 9113 section 5.1).
+	raced := ending{codes: []string{"ENHANCE_YOUR_CALM", "STREAM_CLOSED"}, says: []string{"reset", "given up", "has ended"}}
 	return []attack{
 		{
 			name: "made_you_reset_window_update_0", cve: cve, workers: 4, ending: says,
@@ -101,14 +102,14 @@ func resetAttacks() []attack {
 			}),
 		},
 		{
-			name: "made_you_reset_data_after_end", cve: cve, workers: 4, ending: says,
+			name: "made_you_reset_data_after_end", cve: cve, workers: 4, ending: raced,
 			story: "Sends DATA on each call after END_STREAM.",
 			life: fault(whole, true, func(w *wire, id uint32, _ []byte) {
 				w.frame(http2.FrameData, 0, id, message()...)
 			}),
 		},
 		{
-			name: "made_you_reset_headers_after_end", cve: cve, workers: 4, ending: says,
+			name: "made_you_reset_headers_after_end", cve: cve, workers: 4, ending: raced,
 			story: "Sends HEADERS on each call after END_STREAM.",
 			life: fault(whole, true, func(w *wire, id uint32, _ []byte) {
 				w.headers(id, whole.again, true)
@@ -155,8 +156,8 @@ func resetAttacks() []attack {
 // connectionAttacks take connections, not streams.
 func connectionAttacks() []attack {
 	const limit = 100
-	atMost := func(most int) func(*testing.T, *seen, *rig) {
-		return func(t *testing.T, s *seen, _ *rig) {
+	atMost := func(most int) func(*testing.T, *seen) {
+		return func(t *testing.T, s *seen) {
 			if s.Welcome > most {
 				t.Errorf("%d connections of the attacker's were open at once, want at most %d", s.Welcome, most)
 			}
@@ -213,7 +214,7 @@ func connectionAttacks() []attack {
 				v.write([]byte(http2.ClientPreface))
 				v.linger()
 			},
-			check: func(t *testing.T, s *seen, _ *rig) {
+			check: func(t *testing.T, s *seen) {
 				if len(s.Status) > 0 {
 					t.Errorf("the attacker's calls were answered: %v", s.Status)
 				}

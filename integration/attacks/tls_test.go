@@ -73,7 +73,7 @@ func tlsAttacks() []attack {
 			}
 		}
 	}
-	noErrors := func(t *testing.T, s *seen, _ *rig) {
+	noErrors := func(t *testing.T, s *seen) {
 		if len(s.Errors) > 0 {
 			t.Errorf("handshakes of the attacker's failed: %v", s.Errors)
 		}
@@ -157,7 +157,7 @@ func tlsAttacks() []attack {
 			life:   overTLS(flood(nil, repeat(4000, func(w *wire) { w.frame(http2.FramePing, 0, 0, make([]byte, 8)...) }))),
 		},
 		{
-			name: "tls_socket_never_read", tls: true, workers: 4, limit: "stallTimeout: 1s", lasts: 5 * time.Second, quiet: true, patience: 4 * time.Second,
+			name: "tls_socket_never_read", tls: true, workers: 4, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
 			story:  "Asks for large answers behind TLS and never reads its socket.",
 			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
 			life: overTLS(func(v *villain) {

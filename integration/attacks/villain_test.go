@@ -248,7 +248,9 @@ func (v *villain) read() {
 				close(v.over)
 			}
 		case *http2.RSTStreamFrame:
-			v.ends.Add(1)
+			if fr.ErrCode != http2.ErrCodeNo { // else it follows an answer
+				v.ends.Add(1)
+			}
 			v.seen.count(func() { v.seen.Resets[fr.ErrCode.String()]++ })
 		case *http2.MetaHeadersFrame:
 			if fr.StreamEnded() {
@@ -293,6 +295,9 @@ const closing = 3 * time.Second
 func (v *villain) finish(patience time.Duration) {
 	age := time.Since(v.began)
 	wait := time.Duration(0)
+	if v.left {
+		_ = v.nc.Close()
+	}
 	if !v.listening {
 		v.listen() // what a deaf one would have heard
 		wait = 300 * time.Millisecond

@@ -147,6 +147,7 @@ func uncompressed(method string, pairs ...string) []byte {
 	b := []byte{0x83, 0x86} // POST, http
 	path := "/" + harness.Service + "/" + method
 	b = append(append(b, 0x04, byte(len(path))), path...)
+	b = append(b, "\x01\x06attack"...) // :authority
 	pairs = append([]string{"content-type", "application/grpc", "te", "trailers"}, pairs...)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		b = append(b, literal(pairs[i], pairs[i+1])...)
