@@ -58,7 +58,7 @@ func verdict(o *owned, answer *auth.CheckResponse) (v *Verdict, wrong string) {
 			return nil, fmt.Sprintf("its answer sets more than %d fields", maxHeaders)
 		}
 		switch action := h.GetAppendAction(); {
-		case h.GetAppend().GetValue():
+		case h.GetAppend().GetValue(): //nolint:staticcheck // deprecated, and what services send
 			v.Add = append(v.Add, [2]string{name, value})
 		case action == core.HeaderValueOption_ADD_IF_ABSENT && o.has(name), action == core.HeaderValueOption_OVERWRITE_IF_EXISTS && !o.has(name):
 		default: // by the protocol's words the default is to override, although the enum's first is to append

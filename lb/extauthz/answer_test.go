@@ -61,7 +61,7 @@ func allowed(remove []string, headers ...*core.HeaderValueOption) *auth.CheckRes
 
 func TestTheServiceChangesMetadataButNothingElse(t *testing.T) {
 	add := option("X-Added", "2")
-	add.Append = wrapperspb.Bool(true)
+	add.Append = wrapperspb.Bool(true) //nolint:staticcheck // deprecated, and what services send
 	absent, present := option("x-absent", "3"), option("x-here", "4")
 	absent.AppendAction, present.AppendAction = core.HeaderValueOption_ADD_IF_ABSENT, core.HeaderValueOption_ADD_IF_ABSENT
 	over, nothing := option("x-here", "5"), option("x-absent", "6")

@@ -136,7 +136,7 @@ func newService(x *configv1.ExternalAuthorization, log *slog.Logger) (*part[*ext
 }
 
 // Close returns when the calls that wait have their answers, each within the time that its proof and the service may take, and lets go of what no
-// other gate shares. It must not be called inside a shard, and not before shards have another gate.
+// other gate shares. It must not be called inside a shard, nor before each shard has another gate and has left the last Check of this one.
 func (g *Gate) Close() {
 	if g == nil {
 		return

@@ -44,16 +44,16 @@ func (r *Rules) Check(q *Request, then func(*Verdict)) *Verdict {
 		return v
 	}
 	w, _ := r.gate.waits.Get().(*wait)
-	w.rules, w.then, w.held = r, then, r.gate.hold()
+	w.rules, w.then = r, then
 	proof := r.gate.who.value.Prove(q.Field, q.Peer, q.Now, w.proved)
+	held := false
 	if proof == nil {
-		w.q = r.clone(q)
+		w.q, w.held = r.clone(q), r.gate.hold()
 		if !w.second() {
 			return nil // w is the other's now
 		}
-		proof = w.proof // it came while the request was cloned
+		proof, held = w.proof, w.held // it came while the request was cloned
 	}
-	held := w.held
 	w.free()
 	v := r.judge(q, proof, then, held)
 	if v != nil && held {
@@ -97,12 +97,12 @@ func (w *wait) second() bool { return w.came.Add(1) == 2 }
 
 func (w *wait) free() {
 	g := w.rules.gate
-	w.rules, w.then, w.q, w.proof = nil, nil, nil, nil
+	w.rules, w.then, w.q, w.proof, w.held = nil, nil, nil, nil, false
 	w.came.Store(0)
 	g.waits.Put(w)
 }
 
-// judge goes on when it is known who calls. Nil: then is called later, and gives back what is held.
+// judge goes on when it is known who calls; held: the gate is. Nil: then is called later, and the gate is let go after it.
 func (r *Rules) judge(q *Request, p *identity.Proof, then func(*Verdict), held bool) *Verdict {
 	if p.Refused != nil {
 		return refuse(SourceAuthentication, p.Refused)
@@ -123,6 +123,7 @@ func (r *Rules) judge(q *Request, p *identity.Proof, then func(*Verdict), held b
 	if r.service == nil {
 		return v
 	}
+	held = held || r.gate.hold()
 	r.service.Ask(&extauthz.Question{Method: r.method, Authority: q.Authority, Address: q.Address, Peer: q.Peer, Principal: p.Principal,
 		Now: q.Now, Each: r.gate.shown(q.Each), Set: p.Set}, func(x *extauthz.Verdict) {
 		r.heard(v, x)

@@ -15,6 +15,7 @@ import (
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/identity"
 	"github.com/trunkline/trunkline/policy/authn"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 )
@@ -397,5 +398,40 @@ authorization:
 		if v := r.Check(q, then); v == nil || v.Refused {
 			b.Fatalf("%+v", v)
 		}
+	}
+}
+
+// The proof may come while the request is still being cloned: then the answer is given at once.
+func TestAProofThatComesAtOnceIsNotLost(t *testing.T) {
+	i := newIssuer(t)
+	g := open(t, i.authentication("")+`authorization: { rules: [ { name: a, action: allow, when: 'metadata["x-a"][0] == "1"' } ] }`)
+	atOnce := 0
+	for n := range 20 {
+		q := call("authorization", i.token(map[string]any{"jti": fmt.Sprint(n)}), "x-a", "1")
+		each := q.Each
+		q.Each = func(yield func(name, value string) bool) {
+			for deadline := time.Now().Add(10 * time.Second); g.Identity().Prove(q.Field, nil, q.Now, func(*identity.Proof) {}) == nil; {
+				if time.Now().After(deadline) {
+					t.Error("the token is never judged")
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
+			each(yield)
+		}
+		verdict := make(chan *Verdict, 2)
+		if v := g.For(ping).Check(q, func(v *Verdict) { verdict <- v }); v != nil {
+			atOnce++
+			verdict <- v
+		}
+		if v := <-verdict; v.Refused {
+			t.Fatalf("%+v", v)
+		}
+		if len(verdict) > 0 {
+			t.Fatal("two verdicts")
+		}
+	}
+	if atOnce == 0 {
+		t.Error("no proof came at once: nothing was tested")
 	}
 }
