@@ -165,6 +165,9 @@ func TestWhileTheAgentIsAwayIntentionsAreWhatTheyWere(t *testing.T) {
 					after(time.Second)
 				}
 				want := `whether the mesh lets "shop" call "trunkline" is not known: Consul's agent cannot be asked; try again later`
+				if trouble == http.StatusForbidden {
+					want = `whether the mesh lets "shop" call "trunkline" is not known: Consul's agent does not tell Trunkline; its ACL token needs service:write for "trunkline"`
+				}
 				if first.known || !first.told || first.allowed || first.took > 3*time.Second || first.why != want {
 					t.Errorf("%+v", *first)
 				}
