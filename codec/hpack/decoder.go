@@ -5,16 +5,17 @@ const (
 	initialTableSize = 4096
 	// defaultMaxList bounds a decoded block until SetMaxListSize.
 	defaultMaxList = 64 << 10
-	// maxFields bounds the fields of a block, whatever the list size allows.
-	maxFields = 1024
+	// defaultMaxFields bounds the fields of a block until SetMaxFields.
+	defaultMaxFields = 1024
 )
 
 // Decoder decodes the header blocks that a connection receives. Guarded by the shard.
 type Decoder struct {
-	in      *Interner
-	t       table
-	allowed uint32 // what we advertised, in bytes
-	maxList uint32 // bytes
+	in        *Interner
+	t         table
+	allowed   uint32 // what we advertised, in bytes
+	maxList   uint32 // bytes
+	maxFields uint32
 }
 
 // NewDecoder returns a decoder whose fields are of in. maxTableSize is what we advertise as
@@ -22,16 +23,20 @@ type Decoder struct {
 // otherwise it uses the protocol's 4,096 bytes, or less if we advertise less.
 func NewDecoder(in *Interner, maxTableSize uint32) *Decoder {
 	return &Decoder{
-		in:      in,
-		t:       table{max: initialTableSize},
-		allowed: maxTableSize,
-		maxList: defaultMaxList,
+		in:        in,
+		t:         table{max: initialTableSize},
+		allowed:   maxTableSize,
+		maxList:   defaultMaxList,
+		maxFields: defaultMaxFields,
 	}
 }
 
 // SetMaxListSize bounds the uncompressed size of a block in bytes, as RFC 9113 6.5.2 counts it. The default is
 // 64 KiB.
 func (d *Decoder) SetMaxListSize(n uint32) { d.maxList = n }
+
+// SetMaxFields bounds the fields of a block, whatever the list size allows. The default is 1,024.
+func (d *Decoder) SetMaxFields(n uint32) { d.maxFields = n }
 
 // Close releases the dynamic table. The decoder must not be used after.
 func (d *Decoder) Close() { d.evict(0) }
@@ -78,7 +83,7 @@ func (d *Decoder) Decode(dst []*Field, block []byte) ([]*Field, error) {
 		if err != nil {
 			return d.releaseAll(dst, start), err
 		}
-		if left -= f.Size(); left < 0 || len(dst)-start >= maxFields {
+		if left -= f.Size(); left < 0 || len(dst)-start >= int(d.maxFields) {
 			// Go on, for the sake of the table, but keep nothing more.
 			left, tooLarge = 0, true
 			dst = d.releaseAll(dst, start)

@@ -65,10 +65,10 @@ func TestNumberOfFieldsIsBounded(t *testing.T) {
 	in := NewInterner()
 	d := NewDecoder(in, 4096)
 	d.SetMaxListSize(1 << 31)
-	if _, err := d.Decode(nil, []byte(strings.Repeat("\x82", maxFields))); err != nil {
-		t.Errorf("%d fields: %v", maxFields, err)
+	if _, err := d.Decode(nil, []byte(strings.Repeat("\x82", defaultMaxFields))); err != nil {
+		t.Errorf("%d fields: %v", defaultMaxFields, err)
 	}
-	if _, err := d.Decode(nil, []byte(strings.Repeat("\x82", maxFields+1))); !errors.Is(err, ErrListTooLarge) {
+	if _, err := d.Decode(nil, []byte(strings.Repeat("\x82", defaultMaxFields+1))); !errors.Is(err, ErrListTooLarge) {
 		t.Errorf("one more: %v", err)
 	}
 }

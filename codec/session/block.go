@@ -12,7 +12,7 @@ import (
 // is the connection's.
 func (c *Conn) block(id uint32, frag []byte, end bool) *h2.ConnError {
 	b := &c.env.block
-	*b = Block{End: end}
+	*b = Block{End: end, size: len(frag)}
 	fields, err := c.dec.Decode(c.env.fields[:0], frag)
 	if errors.Is(err, hpack.ErrListTooLarge) {
 		b.TooLarge = true
@@ -50,17 +50,23 @@ func (c *Conn) request(id uint32, b *Block) *h2.ConnError {
 		return connErr(h2.ProtocolError, "HEADERS on stream %d: a client's streams are odd", id)
 	}
 	if id <= c.lastID {
-		return c.late(id, b)
+		if e := c.late(id, b); e != nil {
+			return e
+		}
+		return c.idleFrame(1 + float64(b.size/smallPiece))
 	}
 	c.lastID = id
 	if c.goAwayFinal && id > c.finalID {
 		c.appendReset(id, h2.RefusedStream) // we said that we would not look at it
+		c.wasteReset(1)
 		return nil
 	}
 	if uint32(c.streams.n) >= c.cfg.MaxStreams {
 		c.appendReset(id, h2.RefusedStream)
+		c.wasteReset(1)
 		return nil
 	}
+	c.idles.earned += streamEarns
 	s := c.newStream(id)
 	return c.deliver(s, b, c.checkRequest(s, b))
 }
@@ -72,6 +78,7 @@ func (c *Conn) late(id uint32, b *Block) *h2.ConnError {
 		return nil // was on its way when we reset the stream
 	case resetByPeer:
 		c.appendReset(id, h2.StreamClosed)
+		c.wasteReset(1)
 		return nil
 	case endedByBoth:
 		return connErr(h2.StreamClosed, "HEADERS on stream %d, which has ended", id)
@@ -90,7 +97,7 @@ func (c *Conn) response(id uint32, b *Block) *h2.ConnError {
 		if c.idle(id) {
 			return connErr(h2.ProtocolError, "HEADERS on idle stream %d", id)
 		}
-		return nil
+		return c.idleFrame(1 + float64(b.size/smallPiece))
 	}
 	if s.recvClosed {
 		c.kill(s, h2.StreamClosed, connErr(h2.StreamClosed, "HEADERS after END_STREAM"))
@@ -100,7 +107,13 @@ func (c *Conn) response(id uint32, b *Block) *h2.ConnError {
 		b.Trailers = true
 		return c.deliver(s, b, c.checkTrailers(s, b))
 	}
-	return c.deliver(s, b, c.checkResponse(s, b))
+	bad := c.checkResponse(s, b)
+	if b.Informational {
+		if e := c.idleFrame(1); e != nil {
+			return e
+		}
+	}
+	return c.deliver(s, b, bad)
 }
 
 // deliver hands a checked block to the handler, or resets the stream that it came on: "malformed" is a stream error

@@ -6,10 +6,14 @@ import "fmt"
 // streams on other connections. It is for tests and fuzzers, which call it between events, outside of a handler; nil says
 // that all is well.
 func Check(conns ...*Conn) error {
-	held, granted := map[*Budget]int64{}, map[*Budget]int64{}
+	held, granted, loose := map[*Budget]int64{}, map[*Budget]int64{}, map[*Budget]int64{} // loose: partial frames are not refused
 	for _, c := range conns {
 		if err := c.check(); err != nil {
 			return err
+		}
+		if c.budget != nil {
+			held[c.budget] += c.held
+			loose[c.budget] += c.partial
 		}
 		for _, s := range c.streams.slots {
 			if s != nil && s.budget != nil {
@@ -19,8 +23,29 @@ func Check(conns ...*Conn) error {
 		}
 	}
 	for b, n := range held {
-		if b.Held != n || b.Granted != granted[b] || b.Held > b.Max {
+		if b.Held != n || b.Granted != granted[b] || b.Held > b.Max+loose[b] {
 			return fmt.Errorf("budget of %d says held %d, granted %d; streams hold %d, were granted %d", b.Max, b.Held, b.Granted, n, granted[b])
+		}
+	}
+	return checkTotals(held)
+}
+
+// checkTotals compares the totals with the budgets of their clients, which must all be there.
+func checkTotals(budgets map[*Budget]int64) error {
+	sums := map[*Total]Total{}
+	for b, n := range budgets {
+		if b.Total == nil {
+			continue
+		}
+		t := sums[b.Total]
+		if t.Held += n; n > 0 {
+			t.Holders++
+		}
+		sums[b.Total] = t
+	}
+	for t, want := range sums {
+		if t.Held != want.Held || t.Holders != want.Holders {
+			return fmt.Errorf("total says %d of %d clients; %d of %d are held", t.Held, t.Holders, want.Held, want.Holders)
 		}
 	}
 	return nil
@@ -34,7 +59,7 @@ func (c *Conn) check() error {
 		}
 		waiting++
 	}
-	n := 0
+	n, holding := 0, 0
 	for _, s := range c.streams.slots {
 		if s == nil {
 			continue
@@ -42,6 +67,9 @@ func (c *Conn) check() error {
 		n++
 		if s.queued {
 			waiting--
+		}
+		if s.pend != nil {
+			holding++
 		}
 		switch {
 		case s.conn != c || c.streams.get(s.ID) != s:
@@ -63,6 +91,10 @@ func (c *Conn) check() error {
 	switch {
 	case n != c.streams.n:
 		return fmt.Errorf("%d streams counted, %d in the table", c.streams.n, n)
+	case holding != c.holding:
+		return fmt.Errorf("%d streams said to hold data, %d do", c.holding, holding)
+	case c.budget != nil && c.held != c.partial+c.outHeld+int64(len(c.contBlock)):
+		return fmt.Errorf("connection: holds %d; %d of a frame, %d of output, %d of a header block", c.held, c.partial, c.outHeld, len(c.contBlock))
 	case waiting != 0:
 		return fmt.Errorf("%d streams are queued and not in the list", -waiting)
 	case c.failed == nil && (c.recvWin < 0 || c.recvWin+c.recvCredit != int64(c.cfg.ConnWindow)):

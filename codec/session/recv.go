@@ -39,6 +39,7 @@ func (c *Conn) Recv(p []byte) (int, error) {
 			return off, c.failed
 		}
 	}
+	c.keep(len(p)-off, off > 0)
 	return off, nil
 }
 
@@ -66,7 +67,7 @@ func (c *Conn) frame(h h2.Header, p []byte) *h2.ConnError {
 		if len(p) != 5 {
 			return c.streamError(h.StreamID, h2.FrameSizeError)
 		}
-		return nil // ignored: RFC 9113 section 5.3.2
+		return c.idleFrame(1) // ignored: RFC 9113 section 5.3.2
 	case h2.RSTStream:
 		return c.rstStream(h, p)
 	case h2.Settings:
@@ -82,7 +83,7 @@ func (c *Conn) frame(h h2.Header, p []byte) *h2.ConnError {
 	case h2.Continuation:
 		return c.continuation(h, p)
 	}
-	return nil // unknown frames are ignored: section 4.1
+	return c.idleFrame(1) // unknown frames are ignored: section 4.1
 }
 
 // streamError answers a fault on a stream that need not be in the table.
@@ -95,13 +96,16 @@ func (c *Conn) streamError(id uint32, code h2.Code) *h2.ConnError {
 		return connErr(code, "frame on idle stream %d", id)
 	}
 	c.appendReset(id, code)
+	c.wasteReset(1)
 	return nil
 }
 
-// kill resets a stream for a fault of the peer's and tells the handler.
+// kill resets a stream for a fault of the peer's and tells the handler. It counts as given up by the peer, which else could
+// have as many as it likes by breaking rules (CVE-2025-8671).
 func (c *Conn) kill(s *Stream, code h2.Code, why error) {
 	c.appendReset(s.ID, code)
 	c.die(s, code, why, resetByUs)
+	c.wasteReset(1)
 }
 
 // unpad strips padding (section 6.1): p without it, or an error.
@@ -143,7 +147,10 @@ func (c *Conn) data(h h2.Header, p []byte) *h2.ConnError {
 		if c.howClosed(h.StreamID) == endedByBoth {
 			return connErr(h2.StreamClosed, "DATA on stream %d, which has ended", h.StreamID)
 		}
-		return nil // late data of a stream that was reset (section 5.1)
+		if n == 0 {
+			return c.idleFrame(1)
+		}
+		return c.idleFrame(lateData) // of a stream that was reset (section 5.1)
 	}
 	if s.recvClosed {
 		c.kill(s, h2.StreamClosed, connErr(h2.StreamClosed, "DATA after END_STREAM"))
@@ -161,6 +168,13 @@ func (c *Conn) data(h h2.Header, p []byte) *h2.ConnError {
 	if s.received += int64(len(body)); c.role == Client && !s.headersIn || s.declared >= 0 && (s.received > s.declared || end && s.received != s.declared) {
 		c.kill(s, h2.ProtocolError, connErr(h2.ProtocolError, "DATA before the headers, or not as long as content-length says"))
 		return nil
+	}
+	if len(body) > 0 {
+		c.idles.earned += dataEarns
+	} else if !end {
+		if e := c.idleFrame(1); e != nil {
+			return e
+		}
 	}
 	id := s.ID
 	s.recvClosed = end
@@ -190,8 +204,19 @@ func (c *Conn) headers(h h2.Header, p []byte) *h2.ConnError {
 	if h.Has(h2.FlagEndHeaders) {
 		return c.block(h.StreamID, p, end)
 	}
-	c.contID, c.contEnd, c.contFrames = h.StreamID, end, 0
+	c.contID, c.contEnd, c.contFrames, c.blockAt = h.StreamID, end, 0, c.env.Now
+	return c.piece(p)
+}
+
+// piece keeps a piece of a header block that is not its last.
+func (c *Conn) piece(p []byte) *h2.ConnError {
+	if !c.hold(int64(len(p))) {
+		return connErr(h2.EnhanceYourCalm, "a header block in pieces, while as much is held for this client as may be (limits.bufferBytesPerConnection, limits.bufferBytesTotal)")
+	}
 	c.contBlock = append(c.env.Buffers.Grow(c.contBlock, len(p)), p...)
+	if len(p) < smallPiece {
+		return c.idleFrame(1)
+	}
 	return nil
 }
 
@@ -204,11 +229,11 @@ func (c *Conn) continuation(h h2.Header, p []byte) *h2.ConnError {
 	if c.contFrames++; len(c.contBlock)+len(p) > 2*int(c.cfg.MaxHeaderBytes)+h2.MinMaxFrameSize || c.contFrames > 64+int(c.cfg.MaxHeaderBytes)/1024 {
 		return connErr(h2.EnhanceYourCalm, "header block of more than %d bytes", len(c.contBlock))
 	}
-	c.contBlock = append(c.env.Buffers.Grow(c.contBlock, len(p)), p...)
 	if !h.Has(h2.FlagEndHeaders) {
-		return nil
+		return c.piece(p)
 	}
-	id, b := c.contID, c.contBlock
+	c.letGo(int64(len(c.contBlock)))
+	id, b := c.contID, append(c.env.Buffers.Grow(c.contBlock, len(p)), p...)
 	c.contID, c.contBlock = 0, nil
 	e := c.block(id, b, c.contEnd)
 	c.env.Buffers.Put(b)
@@ -222,9 +247,17 @@ func (c *Conn) rstStream(h h2.Header, p []byte) *h2.ConnError {
 	if h.StreamID == 0 || c.idle(h.StreamID) {
 		return connErr(h2.ProtocolError, "RST_STREAM on idle stream %d", h.StreamID)
 	}
-	if s := c.streams.get(h.StreamID); s != nil {
-		c.die(s, h2.Code(binary.BigEndian.Uint32(p)), nil, resetByPeer)
+	s := c.streams.get(h.StreamID)
+	if s == nil {
+		return c.idleFrame(1)
 	}
+	cost, due := c.givenUp(s)
+	c.due = false
+	c.die(s, h2.Code(binary.BigEndian.Uint32(p)), nil, resetByPeer)
+	if c.due {
+		cost = due
+	}
+	c.wasteReset(cost)
 	return nil
 }
 
@@ -236,8 +269,12 @@ func (c *Conn) settings(h h2.Header, p []byte) *h2.ConnError {
 		if len(p) != 0 {
 			return connErr(h2.FrameSizeError, "SETTINGS ack with a payload")
 		}
-		return nil
+		return c.idleFrame(1)
 	}
+	if e := c.idleFrame(1); e != nil {
+		return e
+	}
+	window := c.peerWindow
 	err := h2.ParseSettings(p, func(s h2.Setting) error {
 		switch s.ID {
 		case h2.SettingEnablePush:
@@ -251,15 +288,18 @@ func (c *Conn) settings(h h2.Header, p []byte) *h2.ConnError {
 		case h2.SettingMaxFrameSize:
 			c.peerFrame = min(s.Value, 1<<16) // larger frames buy nothing and let one stream hold the connection long
 		case h2.SettingInitialWindowSize:
-			if e := c.shiftWindows(int64(s.Value) - int64(c.peerWindow)); e != nil {
-				return e
-			}
-			c.peerWindow = int32(s.Value)
+			window = int32(s.Value)
 		}
 		return nil
 	})
 	if err != nil {
 		return err.(*h2.ConnError) // ParseSettings returns no other
+	}
+	if window != c.peerWindow { // once, however often the frame says it
+		if e := c.shiftWindows(int64(window) - int64(c.peerWindow)); e != nil {
+			return e
+		}
+		c.peerWindow = window
 	}
 	c.control(h2.HeaderLen)
 	c.out = h2.AppendSettingsAck(c.out)
@@ -271,7 +311,10 @@ func (c *Conn) settings(h h2.Header, p []byte) *h2.ConnError {
 }
 
 // shiftWindows applies a change of the peer's initial window to the open streams (section 6.9.2).
-func (c *Conn) shiftWindows(d int64) error {
+func (c *Conn) shiftWindows(d int64) *h2.ConnError {
+	if e := c.idleFrame(float64(c.streams.n / 16)); e != nil {
+		return e
+	}
 	for _, s := range c.streams.slots {
 		if s == nil {
 			continue
@@ -281,7 +324,8 @@ func (c *Conn) shiftWindows(d int64) error {
 			return connErr(h2.FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE lifts stream %d above 2^31-1", s.ID)
 		}
 		s.sendWin = int32(w)
-		if w > 0 && s.Held() > 0 {
+		if w > 0 && s.Held() > 0 && !s.queued {
+			s.since = c.env.Now
 			c.queue(s)
 		}
 	}
@@ -300,13 +344,13 @@ func (c *Conn) ping(h h2.Header, p []byte) *h2.ConnError {
 		c.control(17)
 		c.out = h2.AppendPing(c.out, true, data)
 		c.total += 17
-		return nil
+		return c.idleFrame(1)
 	}
 	if c.goAwayOut && data == c.drainPing {
 		c.FinalGoAway()
 	}
 	c.h.HandlePong(data)
-	return nil
+	return c.idleFrame(1)
 }
 
 func (c *Conn) goAway(h h2.Header, p []byte) *h2.ConnError {
@@ -319,6 +363,9 @@ func (c *Conn) goAway(h h2.Header, p []byte) *h2.ConnError {
 	last := binary.BigEndian.Uint32(p) & h2.MaxStreamID
 	code := h2.Code(binary.BigEndian.Uint32(p[4:]))
 	c.goAwayIn = true
+	if e := c.idleFrame(1 + float64(c.streams.n/16)); e != nil {
+		return e
+	}
 	if c.role == Client {
 		c.streams.each(func(s *Stream) {
 			if s.ID > last {
@@ -335,9 +382,15 @@ func (c *Conn) windowUpdate(h h2.Header, p []byte) *h2.ConnError {
 		return connErr(h2.FrameSizeError, "WINDOW_UPDATE of %d bytes", len(p))
 	}
 	n := binary.BigEndian.Uint32(p) & h2.MaxWindow
+	if e := c.idleFrame(1); e != nil {
+		return e
+	}
 	if h.StreamID == 0 {
 		if n == 0 {
 			return connErr(h2.ProtocolError, "WINDOW_UPDATE of 0 for the connection")
+		}
+		if c.sendWin <= 0 {
+			c.movedAt = c.env.Now
 		}
 		if c.sendWin += int64(n); c.sendWin > h2.MaxWindow {
 			return connErr(h2.FlowControlError, "the connection's window rises above 2^31-1")
@@ -362,6 +415,9 @@ func (c *Conn) windowUpdate(h h2.Header, p []byte) *h2.ConnError {
 	}
 	s.sendWin += int32(n)
 	if s.sendWin > 0 && s.Held() > 0 {
+		if !s.queued {
+			s.since = c.env.Now
+		}
 		c.queue(s)
 		c.Pump()
 	}

@@ -36,8 +36,33 @@ func (c *Conn) reserve(n int) {
 func (c *Conn) control(n int) {
 	c.reserve(n)
 	c.touch()
-	if len(c.out)-c.outOff > maxOutput && c.failed == nil {
+	if len(c.out)-c.outOff > c.outMost {
+		c.overflow()
+	}
+}
+
+// overflow takes output beyond the mark into the client's budget, and gives the peer up when there is too much of it.
+func (c *Conn) overflow() {
+	n := len(c.out) - c.outOff
+	if n <= maxOutput {
+		more := int64(n-c.cfg.OutputMark) - c.outHeld + outStep
+		if more <= 0 || c.hold(more) {
+			c.outHeld += max(more, 0)
+			c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))
+			return
+		}
+	}
+	if c.failed == nil {
 		c.failed = &h2.ConnError{Code: h2.EnhanceYourCalm, Reason: "the peer asks much and reads nothing"}
+	}
+}
+
+// ebb is called when output was taken: what is in the budget for it goes back.
+func (c *Conn) ebb() {
+	if c.outHeld > 0 && len(c.out)-c.outOff <= c.cfg.OutputMark {
+		c.letGo(c.outHeld)
+		c.outHeld = 0
+		c.outMost = min(maxOutput, c.cfg.OutputMark)
 	}
 }
 
@@ -48,6 +73,7 @@ func (c *Conn) Output() []byte { return c.out[c.outOff:] }
 func (c *Conn) TakeOutput() []byte {
 	b := c.out[c.outOff:]
 	c.out, c.outOff = nil, 0
+	c.ebb()
 	return b
 }
 
@@ -58,6 +84,7 @@ func (c *Conn) Advance(n int) {
 		c.env.Buffers.Put(c.out)
 		c.out, c.outOff = nil, 0
 	}
+	c.ebb()
 }
 
 // Written is how many bytes of output have been written since the connection began.
@@ -107,6 +134,7 @@ func (c *Conn) SendHeaders(s *Stream, fields []*hpack.Field, end bool) {
 // peer has ended too.
 func (c *Conn) endSend(s *Stream) {
 	s.sendClosed = true
+	c.ended()
 	if s.resetSet {
 		code := s.resetTo
 		c.appendReset(s.ID, code)
@@ -178,14 +206,16 @@ func (c *Conn) SendData(s *Stream, p []byte, end bool) (handed int, ok bool) {
 		}
 		if n > 0 {
 			c.appendData(s, p[:n], false)
+			c.dribble(n)
 			handed, p = n, p[n:]
 		}
 	}
-	if b := s.budget; b != nil {
-		if b.Held+int64(len(p)) > b.Max {
-			return handed, false
-		}
-		b.Held += int64(len(p))
+	if s.budget != nil && !s.budget.Hold(int64(len(p))) {
+		return handed, false
+	}
+	if s.pend == nil {
+		s.since = c.env.Now
+		c.holding++
 	}
 	if s.pendOff > 0 && cap(s.pend)-len(s.pend) < len(p) {
 		m := copy(s.pend, s.pend[s.pendOff:])
@@ -212,6 +242,8 @@ func (c *Conn) room(s *Stream) int {
 // appendData appends DATA frames; the windows have been asked.
 func (c *Conn) appendData(s *Stream, p []byte, end bool) {
 	c.touch()
+	c.idles.earned += dataEarns
+	s.spoke = true
 	s.sendWin -= int32(len(p))
 	c.sendWin -= int64(len(p))
 	for {
@@ -263,14 +295,19 @@ func (c *Conn) Pump() {
 		last := n == s.Held()
 		c.appendData(s, s.pend[s.pendOff:s.pendOff+n], last && s.pendEnd && s.trailers == nil)
 		s.pendOff += n
+		s.since, c.movedAt = c.env.Now, c.env.Now
 		if s.budget != nil {
-			s.budget.Held -= int64(n)
+			s.budget.Release(int64(n))
 		}
 		if last {
 			c.env.Buffers.Put(s.pend)
 			s.pend, s.pendOff = nil, 0
-		} else if s.sendWin > 0 {
-			c.queue(s)
+			c.holding--
+		} else {
+			c.dribble(n)
+			if s.sendWin > 0 {
+				c.queue(s)
+			}
 		}
 		c.h.HandleHanded(s, n)
 		if last && s.conn == c && s.ID == id && s.pend == nil { // the handler may have sent more
@@ -305,9 +342,8 @@ func (c *Conn) Credit(s *Stream, n int) {
 	}
 	inc := s.recvCredit
 	s.recvCredit = 0
-	if grow := min(s.recvMax, c.cfg.MaxStreamWindow-s.recvMax); grow > 0 && s.budget != nil && s.budget.Granted+int64(grow) <= s.budget.Max/4 {
+	if grow := min(s.recvMax, c.cfg.MaxStreamWindow-s.recvMax); grow > 0 && s.budget != nil && s.budget.grant(int64(grow)) {
 		// The stream drains: it may have more on its way.
-		s.budget.Granted += int64(grow)
 		s.recvMax += grow
 		inc += grow
 	}
@@ -331,6 +367,9 @@ func (c *Conn) Reset(s *Stream, code h2.Code) {
 	}
 	if !s.told {
 		c.appendReset(s.ID, code)
+		if code == h2.EnhanceYourCalm && c.role == Server {
+			c.wasteReset(1) // the peer made us do it
+		}
 	}
 	c.drop(s, resetByUs)
 }
@@ -343,9 +382,6 @@ func (c *Conn) ResetAfter(s *Stream, code h2.Code) {
 	}
 	s.resetSet, s.resetTo = true, code
 }
-
-// SetBudget attaches the budget of the client that the stream belongs to; before any data is sent on it.
-func (s *Stream) SetBudget(b *Budget) { s.budget = b }
 
 // Ping sends a PING; the answer comes as HandlePong.
 func (c *Conn) Ping(data [8]byte) {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"time"
 
 	"github.com/trunkline/trunkline/codec/buf"
 	"github.com/trunkline/trunkline/codec/h2"
@@ -57,6 +58,8 @@ type Block struct {
 	Trailers, Informational bool
 	// The pseudo-header fields (RFC 9113 section 8.3), nil where absent. They are in Fields too.
 	Method, Scheme, Path, Authority, Status *hpack.Field
+
+	size int // as it came, in bytes
 }
 
 // Config holds the limits of a connection.
@@ -66,13 +69,22 @@ type Config struct {
 	ConnWindow      int32  // window that we grant the connection, bytes; above 65,535, which it begins with
 	MaxStreams      uint32 // streams that a peer may have open (Server)
 	MaxHeaderBytes  uint32 // of one header list, by RFC 9113's measure (section 6.5.2)
+	MaxHeaderFields uint32 // of one header list; 0: 1024. More is Block.TooLarge
 	OutputMark      int    // bytes of output above which streams' data waits
+
+	// How long things may take; Expired judges. 0: for ever.
+	PrefaceTimeout time.Duration // from New to the peer's first SETTINGS
+	FrameTimeout   time.Duration // from the first to the last byte of a frame, or of a header block
+	StallTimeout   time.Duration // for data, or the whole output, to wait for a peer that takes nothing of it
+
+	Abuse Abuse // what a peer may waste
 }
 
 // Env is what the connections of one shard share. Guarded by the shard.
 type Env struct {
 	Interner *hpack.Interner
 	Buffers  buf.Pool
+	Now      int64     // nanoseconds, monotonic; set by who enters the shard, before anything is received
 	Dirty    []Carrier // connections with unflushed output, each once
 	// Now is the time of the batch in nanoseconds, monotonic: the shard's.
 	Now int64
@@ -85,8 +97,12 @@ type Env struct {
 // maxFreeStreams bounds what an idle shard keeps.
 const maxFreeStreams = 4096
 
-// maxOutput is where a peer that asks (PING, SETTINGS) and does not read is given up: bytes.
-const maxOutput = 16 << 20
+// maxOutput is where a peer that asks (PING, SETTINGS) and does not read is given up: bytes. outStep is in which steps output
+// beyond the mark is taken into the client's budget.
+const (
+	maxOutput = 16 << 20
+	outStep   = 64 << 10
+)
 
 // Conn is one connection's state. Guarded by the shard.
 type Conn struct {
@@ -101,6 +117,8 @@ type Conn struct {
 
 	out     []byte // unflushed output from outOff
 	outOff  int
+	outMost int   // bytes of output at which overflow is called
+	outHeld int64 // of the output: in the budget
 	total   int64 // bytes ever appended
 	dirty   bool
 	Blocked bool // the socket takes no more for now: data waits in the streams; set by the carrier
@@ -129,6 +147,25 @@ type Conn struct {
 	finalID     uint32
 	drainPing   [8]byte
 	failed      *h2.ConnError
+
+	resets  purse // Abuse.Resets
+	idles   purse // Abuse.Idle
+	refused purse // Abuse.Refused
+	due     bool  // said by Due
+
+	budget  *Budget // of the client; nil for upstream connections
+	held    int64   // in the budget beside the streams' data
+	partial int64   // bytes of a partial frame, of held
+
+	born     int64 // all times are Env.Now; when the connection began
+	frameAt  int64 // when the partial frame began; partial > 0
+	blockAt  int64 // when the header block began; contID != 0
+	holding  int   // streams that hold data
+	movedAt  int64 // when held data of any stream last moved, or the connection's window opened
+	scanAt   int64 // no stream has stalled before this
+	wroteAt  int64 // when Written was last seen to change
+	wrote    int64 // what it was
+	watching bool  // the last Expired found it Blocked
 }
 
 type closedStream struct {
@@ -150,8 +187,14 @@ func New(env *Env, role Role, cfg *Config, h Handler, carrier Carrier) *Conn {
 		peerFrame: h2.MinMaxFrameSize, peerWindow: h2.InitialWindow, peerStreams: 1<<32 - 1,
 		sendWin: h2.InitialWindow, recvWin: int64(cfg.ConnWindow),
 		drainPing: [8]byte{'d', 'r', 'a', 'i', 'n'},
+		outMost:   maxOutput, born: env.Now,
+		resets: newPurse(cfg.Abuse.Resets, freeResets, mostResets, env.Now), idles: newPurse(cfg.Abuse.Idle, freeIdle, mostIdle, env.Now),
+		refused: newPurse(cfg.Abuse.Refused, freeRefused, mostRefused, env.Now),
 	}
 	c.dec.SetMaxListSize(cfg.MaxHeaderBytes)
+	if cfg.MaxHeaderFields > 0 {
+		c.dec.SetMaxFields(cfg.MaxHeaderFields)
+	}
 	c.waiting.next, c.waiting.prev = &c.waiting, &c.waiting
 	settings := make([]h2.Setting, 0, 4)
 	settings = append(settings, h2.Setting{ID: h2.SettingInitialWindowSize, Value: uint32(cfg.StreamWindow)},
@@ -210,6 +253,7 @@ func (c *Conn) Close(code h2.Code, why error) {
 	c.out, c.outOff = nil, 0
 	c.env.Buffers.Put(c.contBlock)
 	c.contBlock = nil
+	c.unhold()
 }
 
 // fail ends the connection with a GOAWAY that names the reason.
@@ -241,6 +285,7 @@ func (c *Conn) newStream(id uint32) *Stream {
 	}
 	s.ID, s.conn = id, c
 	s.sendWin, s.recvWin, s.recvMax = c.peerWindow, c.cfg.StreamWindow, c.cfg.StreamWindow
+	s.born = c.env.Now
 	s.declared = -1
 	c.streams.put(s)
 	return s
@@ -279,12 +324,13 @@ func (c *Conn) drop(s *Stream, how uint8) {
 
 // release gives back what waits on the stream.
 func (c *Conn) release(s *Stream) {
-	if s.budget != nil {
-		s.budget.Held -= int64(s.Held())
-	}
 	if s.pend != nil {
+		if s.budget != nil {
+			s.budget.Release(int64(s.Held()))
+		}
 		c.env.Buffers.Put(s.pend)
 		s.pend, s.pendOff = nil, 0
+		c.holding--
 	}
 	for _, f := range s.trailers {
 		c.env.Interner.Release(f)

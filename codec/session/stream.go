@@ -5,13 +5,6 @@ import (
 	"github.com/trunkline/trunkline/codec/hpack"
 )
 
-// Budget bounds what all streams of one client may make us hold. Guarded by the shard.
-type Budget struct {
-	Max     int64 // bytes; set once
-	Held    int64 // bytes that wait for a window or a socket
-	Granted int64 // bytes by which streams' windows have grown beyond the initial one
-}
-
 // Stream is one HTTP/2 stream of a connection (RFC 9113 section 5). All fields are guarded by the shard.
 type Stream struct {
 	ID    uint32
@@ -23,6 +16,7 @@ type Stream struct {
 	headersIn  bool // the peer's (final) header block has come
 	told       bool // HandleReset was called
 	queued     bool // stands in conn.waiting
+	spoke      bool // data was sent on it
 
 	sendWin    int32 // bytes that we may send; below 0 after the peer shrank its initial window
 	recvWin    int32 // bytes that the peer may send
@@ -38,6 +32,8 @@ type Stream struct {
 	resetTo  h2.Code        // after all that: RST_STREAM with this code
 	resetSet bool
 	budget   *Budget // of the client; may be nil
+	born     int64   // when it began: Env.Now
+	since    int64   // when what waits last moved, or began to wait, or got a window
 
 	// HeadersAt is the connection's output offset (Conn.Appended) at which our header block ended: compare with Conn.Written.
 	HeadersAt int64

@@ -88,7 +88,7 @@ func (d *Documents) Report() discovery.SourceReport {
 // Consul has answered (also if there are none), then whenever one came, changed or went; the map is the receiver's. While
 // Consul does not answer nothing is emitted: what was, holds on, and Report says since when and why. It may be called once.
 func (d *Documents) Run(ctx context.Context, emit func(map[string]Document)) error {
-	defer d.transport.CloseIdleConnections()
+	defer d.http.CloseIdleConnections()
 	watch(ctx, d.agent, retryScout, d.ask, func(a answer[map[string]Document]) { d.take(a, emit) })
 	return nil
 }

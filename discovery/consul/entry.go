@@ -19,13 +19,19 @@ const metaServices = "grpc-services"
 const maxWeight = 65535
 
 // endpoints turns a health answer into endpoints: those that may take calls, sorted, without duplicates. The faults are
-// for people: instances that could not be used as they are registered.
-func (o *Options) endpoints(entries []*api.ServiceEntry) (out []discovery.Endpoint, faults []string) {
+// for people: instances that could not be used as they are registered. mesh says that the question was about who takes calls in
+// Consul's mesh.
+func (o *Options) endpoints(entries []*api.ServiceEntry, mesh bool) (out []discovery.Endpoint, faults []string) {
 	for _, entry := range entries {
 		if entry == nil || entry.Service == nil {
 			continue
 		}
-		if entry.Service.Kind != api.ServiceKindTypical { // sidecars and gateways inherit the tags, but speak mTLS
+		switch kind := entry.Service.Kind; {
+		case kind == api.ServiceKindTypical, mesh && kind == api.ServiceKindConnectProxy:
+		case mesh: // a terminating gateway: it goes by the name that is asked for (SNI), not by a certificate of its own
+			faults = append(faults, fmt.Sprintf("instance %q is a %s: services behind one cannot be reached through the mesh", entry.Service.ID, kind))
+			continue
+		default: // sidecars and gateways inherit the tags, but speak mTLS
 			continue
 		}
 		e := discovery.Endpoint{InstanceID: entry.Service.ID, Tags: entry.Service.Tags, Meta: entry.Service.Meta}

@@ -64,7 +64,7 @@ func TestInstancesBecomeEndpoints(t *testing.T) {
 		{"a sidecar proxy inherits the tag and is none of ours", Options{}, func(e *api.ServiceEntry) { e.Service.Kind = api.ServiceKindConnectProxy }, "", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, faults := c.o.endpoints([]*api.ServiceEntry{nil, one(c.edit)})
+			got, faults := c.o.endpoints([]*api.ServiceEntry{nil, one(c.edit)}, false)
 			if c.want == "" {
 				if len(got) != 0 {
 					t.Fatalf("got %+v", got)
@@ -87,7 +87,7 @@ func TestTagsMetaAndFaultsAreKept(t *testing.T) {
 			e.Service.Meta = map[string]string{"version": "2", "grpc-services": " b.B, a.A,,grpc.health.v1.Health, not a name "}
 		}),
 		one(func(e *api.ServiceEntry) { e.Service.ID, e.Service.Port = "portless", 0 }),
-	})
+	}, false)
 	want := []discovery.Endpoint{{
 		Address: "10.0.0.1:7001", InstanceID: "echo-7001", Weight: 1, Tags: []string{"grpc", "v2"},
 		Meta:     map[string]string{"version": "2", "grpc-services": " b.B, a.A,,grpc.health.v1.Health, not a name "},
@@ -109,7 +109,7 @@ func TestDuplicatesAreMerged(t *testing.T) {
 		one(func(e *api.ServiceEntry) { e.Service.ID = "c" }),
 		one(func(e *api.ServiceEntry) { e.Service.ID = "b" }),
 		one(func(e *api.ServiceEntry) { e.Service.Port = 6999 }),
-	})
+	}, false)
 	if len(got) != 2 || got[0].Address != "10.0.0.1:6999" || got[1].InstanceID != "b" || got[1].Warning {
 		t.Fatalf("got %+v", got)
 	}

@@ -29,6 +29,7 @@ type fakeConsul struct {
 	mu       sync.Mutex
 	index    uint64
 	services map[string][]*api.ServiceEntry
+	mesh     map[string][]*api.ServiceEntry // who takes calls to a service in the mesh
 	kv       map[string]*api.KVPair
 	changed  chan struct{} // closed at each change
 	token    string        // required of every request, if set
@@ -50,7 +51,7 @@ const hang = -1
 
 func newFakeConsul(t *testing.T) *fakeConsul {
 	f := &fakeConsul{
-		index: 100, services: map[string][]*api.ServiceEntry{}, kv: map[string]*api.KVPair{}, changed: make(chan struct{}),
+		index: 100, services: map[string][]*api.ServiceEntry{}, mesh: map[string][]*api.ServiceEntry{}, kv: map[string]*api.KVPair{}, changed: make(chan struct{}),
 		queries: map[string]int{}, indexes: map[string][]string{}, accept: make(chan net.Conn),
 	}
 	f.server = &http.Server{Handler: f}
@@ -182,11 +183,17 @@ func (f *fakeConsul) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var out any
 	missing := false // the KV store says it with a 404, which bears the index all the same
-	if name, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/"); ok {
+	services := f.services
+	name, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/")
+	if !ok {
+		name, ok = strings.CutPrefix(r.URL.Path, "/v1/health/connect/")
+		services = f.mesh
+	}
+	if ok {
 		tag := r.URL.Query().Get("tag")
 		passing := r.URL.Query().Has("passing")
 		list := []*api.ServiceEntry{}
-		for _, e := range f.services[name] {
+		for _, e := range services[name] {
 			if (tag == "" || slices.Contains(e.Service.Tags, tag)) && (!passing || e.Checks.AggregatedStatus() == api.HealthPassing) {
 				list = append(list, e)
 			}

@@ -60,6 +60,9 @@ type Options struct {
 type Service struct {
 	Name string
 	Tag  string // of the instances to use; "": all of them
+	// Connect asks for those who take calls to the service in Consul's mesh, over mutual TLS: its sidecar proxies, and instances that
+	// are native to the mesh. Tag is then one of theirs.
+	Connect bool
 }
 
 // TLS is how to reach an agent over HTTPS; CONSUL_CACERT and its kind fill in what is empty.
@@ -86,12 +89,16 @@ func (o Options) withDefaults() (Options, error) {
 			o.Name += "/" + o.Datacenter
 		}
 	}
-	tags := map[string]string{}
+	byName := map[string]Service{}
 	for _, sv := range o.Services {
-		if first, twice := tags[sv.Name]; twice && first != sv.Tag {
-			return o, fmt.Errorf("%s: the service %s is to be watched with the tag %q and with %q; it can be one cluster only", o.Name, sv.Name, first, sv.Tag)
+		first, twice := byName[sv.Name]
+		if twice && first.Tag != sv.Tag {
+			return o, fmt.Errorf("%s: the service %s is to be watched with the tag %q and with %q; it can be one cluster only", o.Name, sv.Name, first.Tag, sv.Tag)
 		}
-		tags[sv.Name] = sv.Tag
+		if twice && first.Connect != sv.Connect {
+			return o, fmt.Errorf("%s: the service %s is to be reached through the mesh (connect) and without it; it can be one cluster only", o.Name, sv.Name)
+		}
+		byName[sv.Name] = sv
 	}
 	if o.Stale && o.Consistent {
 		return o, fmt.Errorf("%s: stale and consistent reads exclude each other", o.Name)
@@ -126,8 +133,13 @@ func (o *Options) tagFor(service string) string {
 	return o.Tag
 }
 
+// throughMesh says whether a service is watched as Service.Connect says.
+func (o *Options) throughMesh(service string) bool {
+	return slices.ContainsFunc(o.Services, func(sv Service) bool { return sv.Name == service && sv.Connect })
+}
+
 // client makes the API client. The token file is not given to it: it would read it only once.
-func (o Options) client() (*api.Client, *http.Transport, error) {
+func (o Options) client() (*api.Client, *http.Client, error) {
 	config := api.DefaultConfig()
 	config.TokenFile = ""
 	if o.Address != "" {
@@ -165,5 +177,5 @@ func (o Options) client() (*api.Client, *http.Transport, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", o.Name, err)
 	}
-	return client, config.Transport, nil
+	return client, config.HttpClient, nil
 }

@@ -83,7 +83,7 @@ func (s *Source) Report() discovery.SourceReport {
 // Run implements discovery.Source. It may be called once. It returns nil when ctx ends, after its goroutines ended and
 // the last state was saved.
 func (s *Source) Run(ctx context.Context, emit func([]*discovery.Cluster)) error {
-	defer s.transport.CloseIdleConnections()
+	defer s.http.CloseIdleConnections()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -176,14 +176,18 @@ func (s *Source) follow(ctx context.Context, wg *sync.WaitGroup, sv *service) {
 		return
 	}
 	ctx, sv.cancel = context.WithCancel(ctx)
-	name, tag := sv.name, s.options.tagFor(sv.name)
+	name, tag, mesh := sv.name, s.options.tagFor(sv.name), s.options.throughMesh(sv.name)
+	ask := s.client.Health().Service
+	if mesh {
+		ask = s.client.Health().Connect
+	}
 	question := func(_ context.Context, q *api.QueryOptions) (health, *api.QueryMeta, error) {
-		entries, meta, err := s.client.Health().Service(name, tag, !s.options.Warning, q)
+		entries, meta, err := ask(name, tag, !s.options.Warning, q)
 		if err != nil {
 			return health{}, nil, err
 		}
 		var h health
-		h.endpoints, h.faults = s.options.endpoints(entries)
+		h.endpoints, h.faults = s.options.endpoints(entries, mesh)
 		if len(h.endpoints) == 0 && meta.ResultsFilteredByACLs { // Consul answers a missing right with an empty list
 			s.token.current(true)
 			return health{}, nil, errors.New("the ACL token may not read it")

@@ -29,9 +29,10 @@ const (
 
 // store keeps the last good clusters of one source in one file, for a start without Consul.
 type store struct {
-	path   string       // set once
-	origin storeOrigin  // set once
-	log    *slog.Logger // set once
+	path   string                    // set once
+	origin storeOrigin               // set once
+	mesh   func(service string) bool // whether it is reached through Consul's mesh. set once
+	log    *slog.Logger              // set once
 }
 
 // envelope is the file: the payload and what proves that it is whole.
@@ -59,6 +60,7 @@ type storePayload struct {
 type storeCluster struct {
 	Name      string          `json:"name"`
 	Tagged    bool            `json:"tagged,omitempty"`
+	Mesh      bool            `json:"mesh,omitempty"` // they speak mutual TLS
 	Endpoints []storeEndpoint `json:"endpoints"`
 }
 
@@ -75,6 +77,7 @@ func newStore(o Options) *store {
 	return &store{
 		path:   filepath.Join(o.Dir, url.PathEscape(o.Name)+".json"),
 		origin: storeOrigin{o.Name, o.Datacenter, o.Namespace, o.Partition},
+		mesh:   o.throughMesh,
 		log:    o.Logger,
 	}
 }
@@ -141,7 +144,7 @@ func (st *store) save(clusters []*discovery.Cluster, now time.Time) error {
 func (st *store) encode(clusters []*discovery.Cluster, now time.Time) ([]byte, error) {
 	p := storePayload{Origin: st.origin, SavedAt: now.UTC().Truncate(time.Second), Clusters: []storeCluster{}}
 	for _, c := range clusters {
-		sc := storeCluster{Name: c.Name, Tagged: c.WantReflection, Endpoints: []storeEndpoint{}}
+		sc := storeCluster{Name: c.Name, Tagged: c.WantReflection, Mesh: st.mesh(c.Name), Endpoints: []storeEndpoint{}}
 		for _, e := range c.Endpoints {
 			sc.Endpoints = append(sc.Endpoints, storeEndpoint{e.Address, e.InstanceID, e.Weight, e.Warning, e.Tags, e.Meta})
 		}
@@ -214,6 +217,9 @@ func (st *store) decode(data []byte) ([]*discovery.Cluster, time.Time, error) {
 			return fail("cluster %.80q has no name of its own", sc.Name)
 		}
 		seen[sc.Name] = true
+		if sc.Mesh != st.mesh(sc.Name) { // the configuration changed: these would be spoken to in the wrong way
+			continue
+		}
 		c := &discovery.Cluster{Name: sc.Name, WantReflection: sc.Tagged}
 		for _, se := range sc.Endpoints {
 			host, _, err := net.SplitHostPort(se.Address)

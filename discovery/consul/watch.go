@@ -26,20 +26,20 @@ const (
 
 // agent is whom the watches of one Source, or of one Documents, ask.
 type agent struct {
-	options   Options         // set once in newAgent
-	client    *api.Client     // set once in newAgent
-	transport *http.Transport // set once in newAgent
-	token     *token          // set once in newAgent
-	recovered recovery        // shared by the watches
+	options   Options      // set once in newAgent
+	client    *api.Client  // set once in newAgent
+	http      *http.Client // what client sends by. set once in newAgent
+	token     *token       // set once in newAgent
+	recovered recovery     // shared by the watches
 }
 
 // newAgent does not talk to Consul, but it reads TLS files, the token file and the environment. o has its defaults.
 func newAgent(o Options) (*agent, error) {
-	client, transport, err := o.client()
+	client, sender, err := o.client()
 	if err != nil {
 		return nil, err
 	}
-	return &agent{options: o, client: client, transport: transport, token: &token{path: o.TokenFile, log: o.Logger}}, nil
+	return &agent{options: o, client: client, http: sender, token: &token{path: o.TokenFile, log: o.Logger}}, nil
 }
 
 // answer is what one question brought; exactly one of value and err counts.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -153,12 +154,11 @@ func (i *Identity) keep(ctx context.Context, a *answer) {
 		case err != nil:
 			if failures++; failures == 1 && n.failing.Add(1) == 1 {
 				i.log.Warn("Consul's agent does not answer about intentions; what it said last holds on, and what it never was asked is refused",
-					"source", a.source, "destination", a.target, "err", err)
+					"source", a.source, "destination", a.target, "err", tidy(err))
 			}
 			if last := a.verdict.Load(); last == nil || !last.asked {
 				pause = min(backoff(failures), 2*time.Second) // its calls are all refused meanwhile
-				v = &verdict{why: fmt.Sprintf("whether the mesh lets %q call %q is not known: Consul's agent cannot be asked; try again later", a.source, a.target)}
-				n.say(a, v)
+				n.say(a, a.unknown(err))
 			}
 		default:
 			if failures > 0 && n.failing.Add(-1) == 0 {
@@ -215,12 +215,22 @@ func (i *Identity) ask(ctx context.Context, a *answer) (*verdict, error) {
 	select {
 	case r := <-replies:
 		if r.err != nil {
-			return nil, tidy(r.err)
+			return nil, r.err
 		}
 		return a.judge(r.said), nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// unknown is what is said while the agent has never answered. Its error is for the log: callers need not know where the agent is.
+func (a *answer) unknown(err error) *verdict {
+	why := "Consul's agent cannot be asked; try again later"
+	var code api.StatusError
+	if errors.As(err, &code) && code.Code == http.StatusForbidden {
+		why = fmt.Sprintf("Consul's agent does not tell Trunkline; its ACL token needs service:write for %q", a.target)
+	}
+	return &verdict{why: fmt.Sprintf("whether the mesh lets %q call %q is not known: %s", a.source, a.target, why)}
 }
 
 // judge puts the agent's word into a sentence.

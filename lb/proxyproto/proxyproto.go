@@ -46,7 +46,7 @@ func Read(r io.Reader) (from netip.AddrPort, rest []byte, err error) {
 			return from, buf[size:], nil
 		case !errors.Is(err, errMore):
 			return netip.AddrPort{}, buf, err
-		case failed == io.EOF && len(buf) > 0: //nolint:errorlint // io.Reader's contract: EOF itself
+		case failed == io.EOF && len(buf) > 0:
 			return netip.AddrPort{}, buf, io.ErrUnexpectedEOF
 		case failed != nil:
 			return netip.AddrPort{}, buf, failed

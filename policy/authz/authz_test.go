@@ -210,13 +210,14 @@ func TestAWrongConditionIsExplained(t *testing.T) {
 		`peer.adress == ""`:                   `at character 5 (.adress == ""): there is no field adress; did you mean address?`,
 		`method == 3`:                         `at character 8 (== 3): cannot compare or call so: '==' applied to '(string, int)'`,
 		`method ==`:                           `at character 10: does not parse: mismatched input the end`,
-		`claims.admin`:                        `at character 1: may be anything: write claims.admin == true, if that is what is meant`,
-		`service`:                             `at character 1: is a string, not true or false: compare it with something`,
+		`claims.admin`:                        `at character 1: the result may be anything: write claims.admin == true, if that is what is meant`,
+		`service`:                             `at character 1: the result is a string, not true or false: compare it with something`,
 		`size(3, 4) == 2 && isReader(claims)`: `at character 5 ((3, 4) == 2 && isReader(...): cannot compare or call so: 'size' applied to '(int, int)'`,
 		`isReader(claims)`:                    `at character 9 ((claims)): there is no function isReader`,
+		`cidr("10.0.0.0/99").containsIP("")`:  `at character 6 ("10.0.0.0/99").containsI...): invalid cidr argument: prefix length out of range`,
 		`method.matches("(")`:                 `at character 16 ("(")): invalid matches argument`,
 		"true &&\n  peer.nme == ''":           `at line 2, character 7 (.nme == ''): there is no field nme; did you mean name?`,
-		`metadata.exists(a, metadata.exists(b, metadata.exists(c, a+b == c)))`: `at character 1: may cost 1513666 steps for a call, and 20000 are allowed: ` +
+		`metadata.exists(a, metadata.exists(b, metadata.exists(c, a+b == c)))`: `at character 1: it may cost 1513666 steps for a call, and 20000 are allowed: ` +
 			`loop over less, or not within a loop`,
 		strings.Repeat("(", 20_000): `at character 1`,
 	} {

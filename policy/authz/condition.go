@@ -77,9 +77,9 @@ func (c *Compiler) Compile(source string) (*Condition, error) {
 		return nil, explain(source, issues)
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
-		msg := fmt.Sprintf("is a %s, not true or false: compare it with something", t)
+		msg := fmt.Sprintf("the result is a %s, not true or false: compare it with something", t)
 		if t.Kind() == types.DynKind {
-			msg = "may be anything: write " + source + " == true, if that is what is meant"
+			msg = "the result may be anything: write " + source + " == true, if that is what is meant"
 		}
 		return nil, &ExpressionError{Line: 1, Column: 1, Message: msg}
 	}
@@ -89,7 +89,7 @@ func (c *Compiler) Compile(source string) (*Condition, error) {
 	}
 	if cost.Max > maxCost {
 		return nil, &ExpressionError{Line: 1, Column: 1,
-			Message: fmt.Sprintf("may cost %d steps for a call, and %d are allowed: loop over less, or not within a loop", cost.Max, maxCost)}
+			Message: fmt.Sprintf("it may cost %d steps for a call, and %d are allowed: loop over less, or not within a loop", cost.Max, maxCost)}
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if cost, err := c.env.EstimateCost(ast, extreme()); err != nil || cost.Max > maxCost {

@@ -59,6 +59,10 @@ func plain(msg string, call bool) string {
 		rest, _, _ = strings.Cut(rest, " expecting {") // thirty tokens
 		return "does not parse: " + strings.ReplaceAll(rest, "'<EOF>'", "the end")
 	}
+	if strings.HasPrefix(msg, "invalid cidr argument: ") || strings.HasPrefix(msg, "invalid ip argument: ") {
+		head, _, _ := strings.Cut(msg, ": ")
+		return head + msg[strings.LastIndex(msg, ": "):] // without how the Go library came to it
+	}
 	// Operators are functions to CEL: _==_, @in, !_.
 	msg = regexp.MustCompile(`'[_@]?(\S+?)_?' applied`).ReplaceAllString(msg, "'$1' applied")
 	return strings.ReplaceAll(msg, "found no matching overload for", "cannot compare or call so:")

@@ -26,7 +26,7 @@ type Facts struct {
 // look at two or three. It also stands for peer and identity, whose fields are read straight from it.
 type facts struct {
 	rules    *Rules
-	f        *Facts
+	f        Facts
 	peer     *authn.Peer      // never nil
 	who      *authn.Principal // never nil
 	metadata metadata
@@ -36,14 +36,14 @@ type facts struct {
 }
 
 func (w *facts) begin(r *Rules, f *Facts) {
-	w.rules, w.f, w.peer, w.who = r, f, f.Peer, f.Principal
+	w.rules, w.f, w.peer, w.who = r, *f, f.Peer, f.Principal
 	if w.peer == nil {
 		w.peer = &w.noPeer
 	}
 	if w.who == nil {
 		w.who = &w.nobody
 	}
-	w.metadata.f = f
+	w.metadata.f = &w.f
 }
 
 // end forgets what is borrowed.

@@ -1,0 +1,139 @@
+package session
+
+import (
+	"math"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/h2"
+)
+
+// Abuse is what one connection may do that leads to nothing, per second, beside what its useful work brings along. A peer that
+// does more is told so (GOAWAY with ENHANCE_YOUR_CALM and a sentence) and the connection ends. 0: no limit.
+//
+// Each limit is a purse. It begins with what is free (1000 resets, 5000 idle frames, 5000 refused calls), and fills by the
+// limit's rate to that amount again. Useful work earns more:
+//
+//   - A call that we ended earns two resets: chance must not trip who gives up every second call.
+//   - A frame of data, either way, earns four idle frames: peers may answer each of ours with a WINDOW_UPDATE for the stream, one for
+//     the connection and a PING (grpc-go's estimate of the bandwidth). Frames of data that a window cut short earn less, by
+//     their size, so that windows of a few bytes do not pay for themselves. A new stream earns eight.
+//   - A call that was not refused earns another that is.
+type Abuse struct {
+	// Resets are streams that the peer gave up or made us reset (CVE-2023-44487, CVE-2025-8671): by a fault, by opening too many, or by
+	// not reading. A stream that the peer gives up is not counted when our side has ended or data of ours was sent on it, or
+	// it is a second old: MaxStreams bounds those. One whose time was up (Due) counts a hundredth.
+	Resets float64
+	// Idle are frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, small pieces of header blocks, unknown
+	// frames, frames on streams that are over. What makes us visit streams (SETTINGS_INITIAL_WINDOW_SIZE, GOAWAY) counts one more for
+	// each 16 of them.
+	Idle float64
+	// Refused are calls of which the handler says Wasted.
+	Refused float64
+}
+
+// What is free, and what useful work earns.
+const (
+	freeResets  = 1000
+	freeIdle    = 5000
+	freeRefused = 5000
+	mostResets  = 10_000 // that earnings may bring at once
+	mostIdle    = 200_000
+	mostRefused = 5000
+
+	callEarnsResets  = 2
+	callEarnsRefused = 1
+	dataEarns        = 4
+	streamEarns      = 8
+
+	dribbleBytes = 32     // a frame of data that a window cut short earns one idle frame for as many bytes
+	smallPiece   = 1024   // bytes of a piece of a header block below which it is an idle frame
+	lateData     = 1. / 8 // of a frame of data on a stream that is over: many may be on their way when we end it early
+
+	oldStream = int64(time.Second) // the age at which a stream that is given up is no waste
+	dueStream = int64(10 * time.Millisecond)
+	dueCosts  = 1. / 100
+)
+
+// purse is what a peer may still waste of one kind. What it earns is counted where it is earned, and looked at only when the
+// purse is empty: the hot path adds there, and subtracts and compares here.
+type purse struct {
+	left   float64
+	earned int64 // since at
+	free   float64
+	most   float64 // that earnings may bring at once
+	rate   float64 // per second; 0: no limit
+	at     int64   // when the purse was last filled: Env.Now
+}
+
+func newPurse(rate, free, most float64, now int64) purse {
+	p := purse{left: free, free: free, most: most, rate: rate, at: now}
+	if rate <= 0 {
+		p.left = math.Inf(1)
+	}
+	return p
+}
+
+// take takes n out of the purse; false: it is empty.
+func (p *purse) take(n float64, now int64) bool {
+	p.left -= n
+	return p.left >= 0 || p.fill(now)
+}
+
+func (p *purse) fill(now int64) bool {
+	p.left += min(p.free, float64(now-p.at)/1e9*p.rate) + min(p.most, float64(p.earned))
+	p.at, p.earned = now, 0
+	return p.left >= 0
+}
+
+// idleFrame counts frames that carry nothing.
+func (c *Conn) idleFrame(n float64) *h2.ConnError {
+	if c.idles.take(n, c.env.Now) {
+		return nil
+	}
+	return connErr(h2.EnhanceYourCalm, "more than %g frames that carry nothing per second beyond those that its data brings along (limits.abuse.idleFramesPerSecond)", c.cfg.Abuse.Idle)
+}
+
+// wasteReset counts streams that the peer gave up or made us reset.
+func (c *Conn) wasteReset(n float64) {
+	if c.resets.take(n, c.env.Now) || c.failed != nil {
+		return
+	}
+	c.fail(connErr(h2.EnhanceYourCalm, "more than %g resets per second beyond the calls that end (limits.abuse.resetsPerSecond)", c.cfg.Abuse.Resets))
+}
+
+// Wasted is for the handler: a call was refused at once for its own fault. It counts in Abuse.Refused.
+func (c *Conn) Wasted() {
+	// What its end has earned, or will, is taken back.
+	c.resets.earned -= callEarnsResets
+	if c.refused.take(1+callEarnsRefused, c.env.Now) || c.failed != nil {
+		return
+	}
+	c.fail(connErr(h2.EnhanceYourCalm, "more than %g refused calls per second beyond those that are not (limits.abuse.refusedPerSecond)", c.cfg.Abuse.Refused))
+}
+
+// Due is for the handler, in HandleReset: the peer gave the stream up because the call's time was up, which we are told by its
+// grpc-timeout. When an endpoint hangs all calls of a client with tight deadlines end so, and it shall not be cut off for that.
+func (c *Conn) Due() { c.due = true }
+
+// ended counts a stream on which we have said all.
+func (c *Conn) ended() {
+	c.resets.earned += callEarnsResets
+	c.refused.earned += callEarnsRefused
+}
+
+// dribble takes back what a frame of n bytes of data earned, where more data waits behind it.
+func (c *Conn) dribble(n int) {
+	c.idles.earned -= max(0, dataEarns-int64(n)/dribbleBytes)
+}
+
+// givenUp is what it costs the peer to reset the stream.
+func (c *Conn) givenUp(s *Stream) (whole, due float64) {
+	age := c.env.Now - s.born
+	switch {
+	case c.role == Client, s.sendClosed, s.spoke, age >= oldStream:
+		return 0, 0
+	case age >= dueStream:
+		return 1, dueCosts
+	}
+	return 1, 1
+}

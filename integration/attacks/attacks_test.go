@@ -1,0 +1,331 @@
+// Package attacks owns the attacks on a live listener and what a well-behaved client notices of them; it must not reach into the
+// product's packages.
+//
+// Four processes share the machine's cores: the product, an attacker and a stock grpc-go server (this test's binary, run again), and
+// the test with a stock grpc-go client. SECURITY.md tells of each attack; a test here keeps it complete.
+package attacks
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/trunkline/trunkline/integration/harness"
+)
+
+func TestMain(m *testing.M) {
+	run := func(do func() error) {
+		if err := do(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if text := os.Getenv(orderKey); text != "" {
+		run(func() error { return attackAsOrdered(text) })
+	}
+	if os.Getenv(backendKey) != "" {
+		run(serveAsBackend)
+	}
+	flag.Parse()
+	// Only attacks that wait more than they work run beside others.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
+	harness.Main(m)
+}
+
+// The bounds that hold for every attack that does not name its own.
+const (
+	mebibyte = 1 << 20
+
+	// rate is the calls per second of the well-behaved client.
+	rate = 200
+	// slower is how many times its p99 without the attack its p99 under attack may be.
+	slower = 5
+	// floor is what the p99 without the attack counts for at least: on two cores that three processes (and, on a shared machine,
+	// strangers) share, what is below it is the scheduler's mood. So the bound is never below slower*floor = 25 ms.
+	floor = 5 * time.Millisecond
+	// memory is the most resident memory that the product may ever have: about 45 MiB of it are there without any load.
+	memory = 192 * mebibyte
+	// tries is how often a p99 above the bound is measured again; strangers on the machine come and go. Nothing else is forgiven.
+	tries = 3
+)
+
+// attack is one entry of the table.
+type attack struct {
+	name  string // of the subtest
+	story string // one sentence
+	cve   string // "" for none
+	limit string // YAML of limits, beside the defaults
+	tls   bool   // the listener speaks TLS 1.2 and 1.3
+	proxy bool   // the listener believes a PROXY header from 127.0.0.77
+
+	workers  int                // connections at a time. Default: 4
+	lasts    time.Duration      // Default: 1.5s
+	again    time.Duration      // from the end of one connection to the next. Default: 5ms
+	patience time.Duration      // a connection that is older when the attack ends should have been ended. Default: 1.2s
+	quiet    bool               // it works so little that others may be measured beside it
+	alone    bool               // it may keep new clients from being served: the well-behaved one stays with its connection
+	memory   int64              // bytes. Default: memory
+	from     func(w int) net.IP // address of a worker. Default: 127.0.0.66
+	life     func(v *villain)   // of one connection
+	ending   ending
+	check    func(t *testing.T, s *seen) // more; may be nil
+}
+
+// ending is how the attacker's connections must end.
+type ending struct {
+	codes []string // GOAWAY with one of these codes ...
+	says  []string // ... and a sentence that has one of these words, in any case
+	shut  bool     // closed without GOAWAY is good, too: there is no HTTP/2 yet, or nobody reads
+	none  bool     // they need not be ended: each call is answered, or the attacker leaves by itself
+}
+
+func calm(says ...string) ending {
+	return ending{codes: []string{"ENHANCE_YOUR_CALM"}, says: says}
+}
+
+// breach is for what breaks the protocol.
+func breach(code string, says ...string) ending {
+	return ending{codes: []string{code}, says: says}
+}
+
+// attacks is the table.
+func attacks() []attack {
+	var all []attack
+	for _, some := range [][]attack{streamAttacks(), resetAttacks(), headerAttacks(), frameAttacks(), stallAttacks(), slowAttacks(), tlsAttacks(), connectionAttacks(), callAttacks()} {
+		all = append(all, some...)
+	}
+	for i := range all {
+		a := &all[i]
+		a.workers = max(a.workers, 1)
+		if a.lasts == 0 {
+			a.lasts = 1500 * time.Millisecond
+		}
+		if a.again == 0 {
+			a.again = 5 * time.Millisecond
+		}
+		if a.patience == 0 {
+			a.patience = 1200 * time.Millisecond
+		}
+		if a.memory == 0 {
+			a.memory = memory
+		}
+		if harness.Race {
+			a.memory *= 6 // shadow memory
+		}
+	}
+	return all
+}
+
+// Each attack: the well-behaved client has no failed call and about the latency it had before, memory stays bounded, and the
+// attacker is sent away with a reason.
+func TestAttacks(t *testing.T) {
+	var figures table
+	t.Cleanup(func() { figures.report(t) })
+	backend := startBackend(t)
+	for _, a := range attacks() {
+		t.Run(a.name, func(t *testing.T) {
+			if a.quiet {
+				t.Parallel()
+			}
+			figures.add(a.run(t, backend))
+		})
+	}
+}
+
+// run measures an attack, again if the client was slow.
+func (a *attack) run(t *testing.T, backend string) row {
+	var r row
+	for try := 1; ; try++ {
+		r = a.measure(t, backend)
+		if harness.Race || r.slow() <= slower || try == tries || t.Failed() {
+			break
+		}
+		t.Logf("try %d: p99 %v without the attack, %v under attack: once more", try, r.before, r.under)
+	}
+	t.Logf("%s\n%v", &r, r.seen)
+	if !harness.Race && r.slow() > slower {
+		t.Errorf("the client's p99 is %v under attack, %v without: above %d times %v in %d tries", r.under, r.before, slower, max(floor, r.before), tries)
+	}
+	return r
+}
+
+func (a *attack) measure(t *testing.T, backend string) row {
+	listener, ca, dial := "", "", []grpc.DialOption(nil)
+	if a.tls {
+		pair := newPair(t)
+		listener = fmt.Sprintf(", tls: { certFile: %s, keyFile: %s }", pair.cert, pair.key)
+		ca, dial = pair.ca, []grpc.DialOption{grpc.WithTransportCredentials(pair.credentials(t))}
+	}
+	if a.proxy {
+		listener += `, proxyProtocol: { trusted: ["127.0.0.77"] }`
+	}
+	trunkline := harness.Start(t, fmt.Sprintf(`
+listeners: [ { address: LISTEN%s } ]
+admin: { address: ADMIN }
+discovery:
+  static:
+    clusters:
+      - { name: backends, endpoints: [ { address: %s } ], grpcServices: [ %s ] }
+limits: { %s }
+`, listener, backend, harness.Service, a.limit))
+	defer trunkline.Stop(t)
+	old := harness.Dial(t, trunkline.Listen, dial...)
+	young := harness.Dial(t, trunkline.Listen, dial...) // connects amid the attack
+	if a.alone {
+		young = old
+	}
+	beginLoad(old, old, 100*time.Millisecond).stop() // connections are made, tables are warm
+	before := beginLoad(old, old, 0).after(600 * time.Millisecond)
+
+	text, err := json.Marshal(order{Attack: a.name, Addr: trunkline.Listen, CA: ca, Lasts: a.lasts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := beginLoad(old, young, a.lasts/2)
+	code, stdout, stderr := harness.Run(t, a.lasts+30*time.Second, []string{orderKey + "=" + string(text)}, me)
+	under := load.stop()
+	r := row{attack: a, before: before.p99(), under: under.p99(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: trunkline.PeakRSS(t), seen: &seen{}}
+	if code != 0 {
+		t.Fatalf("the attacker ended with status %d:\n%s", code, stderr)
+	}
+	if err := json.Unmarshal([]byte(stdout), r.seen); err != nil {
+		t.Fatalf("the attacker said: %v\n%.2000s", err, stdout)
+	}
+	a.judge(t, &r, under)
+	return r
+}
+
+// judge fails the test for everything but latency.
+func (a *attack) judge(t *testing.T, r *row, under *load) {
+	t.Helper()
+	s := r.seen
+	if r.failed > 0 {
+		t.Errorf("%d of the well-behaved client's %d calls failed, the first: %v", r.failed, r.calls, under.first())
+	}
+	if want := int(rate * a.lasts.Seconds() * 0.7); under.calls() < want {
+		t.Errorf("the well-behaved client made only %d calls under attack, want %d at least: that proves nothing", under.calls(), want)
+	}
+	if r.peak > a.memory {
+		t.Errorf("the product had %d MiB, want at most %d", r.peak/mebibyte, a.memory/mebibyte)
+	}
+	if s.Opened == 0 || s.Sent == 0 && !a.ending.shut {
+		t.Errorf("the attacker did not attack: %v", s)
+	}
+	if s.Hanging > 0 {
+		t.Errorf("%d connections got a GOAWAY and were still open %v later", s.Hanging, closing)
+	}
+	for text := range s.GoAway {
+		code, sentence, _ := strings.Cut(text, ": ")
+		if !contains(code, a.ending.codes) || !contains(sentence, a.ending.says) || strings.Count(sentence, " ") < 2 {
+			t.Errorf("GOAWAY %q, want one of %q and a sentence that has one of %q", text, a.ending.codes, a.ending.says)
+		}
+	}
+	if !a.ending.none {
+		if s.Spared > 0 {
+			t.Errorf("%d connections went on for more than %v", s.Spared, a.patience)
+		}
+		if !a.ending.shut && s.Closed > 0 {
+			t.Errorf("%d connections were closed without a GOAWAY", s.Closed)
+		}
+		if ended := s.ByGoAway() + s.Closed; ended == 0 {
+			t.Error("no connection of the attacker's was ended")
+		}
+	}
+	if a.check != nil {
+		a.check(t, s)
+	}
+}
+
+func contains(text string, words []string) bool {
+	for _, w := range words {
+		if strings.Contains(strings.ToLower(text), strings.ToLower(w)) {
+			return true
+		}
+	}
+	return len(words) == 0
+}
+
+// row is an attack's figures.
+type row struct {
+	attack        *attack
+	calls, failed int
+	before, under time.Duration // p99
+	peak          int64
+	seen          *seen
+}
+
+// slow is how many times slower the client was.
+func (r *row) slow() float64 { return float64(r.under) / float64(max(floor, r.before)) }
+
+// ended is "opened, ended by GOAWAY, otherwise".
+func (r *row) ended() string {
+	return fmt.Sprintf("%d/%d/%d", r.seen.Opened, r.seen.ByGoAway(), r.seen.Closed)
+}
+
+func (r *row) String() string {
+	return fmt.Sprintf("%-32s %6d %6d %9s %9s %5d MiB %18s", r.attack.name, r.calls, r.failed, ms(r.before), ms(r.under), r.peak/mebibyte, r.ended())
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
+
+// table collects rows.
+type table struct {
+	mu   sync.Mutex
+	rows []row
+}
+
+func (f *table) add(r row) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rows = append(f.rows, r)
+}
+
+func (f *table) report(t *testing.T) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d cores, %s\n%-32s %6s %6s %9s %9s %9s %18s\n", runtime.NumCPU(), runtime.Version(), "attack", "calls", "failed", "p99", "attacked", "peak RSS", "conns/goaway/other")
+	for _, r := range f.rows {
+		fmt.Fprintln(&b, &r)
+	}
+	t.Log(b.String())
+	if *update {
+		f.write(t)
+	}
+}
+
+// String is what the attacker saw, in a few lines.
+func (s *seen) String() string {
+	return fmt.Sprintf("opened %d (at once %d), not even made %d, closed %d, hanging %d, left %d, open at the end %d (too long %d), %.1f MiB sent\n  GOAWAY %s\n  RST_STREAM %s\n  answers %s\n  errors %v",
+		s.Opened, s.Welcome, s.Refused, s.Closed, s.Hanging, s.Left, s.Cut, s.Spared, float64(s.Sent)/mebibyte, list(s.GoAway), list(s.Resets), list(s.Status), s.Errors)
+}
+
+func list(counts map[string]int) string {
+	var b strings.Builder
+	for i, text := range slices.Sorted(maps.Keys(counts)) {
+		if i == 6 {
+			fmt.Fprintf(&b, " and %d more", len(counts)-i)
+			break
+		}
+		fmt.Fprintf(&b, " [%d %.160s]", counts[text], text)
+	}
+	return b.String()
+}
