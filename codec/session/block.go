@@ -140,7 +140,7 @@ func (c *Conn) checkRequest(s *Stream, b *Block) string {
 	}
 	regular := false
 	for _, f := range b.Fields {
-		if f.Flags&^hpack.Sensitive != 0 {
+		if f.Flags&^(hpack.Sensitive|hpack.Protected) != 0 {
 			if f.Flags&hpack.Pseudo == 0 {
 				return "field " + strconv.Quote(f.Name) + " is malformed or of one connection only"
 			}

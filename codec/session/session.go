@@ -86,8 +86,6 @@ type Env struct {
 	Buffers  buf.Pool
 	Now      int64     // nanoseconds, monotonic; set by who enters the shard, before anything is received
 	Dirty    []Carrier // connections with unflushed output, each once
-	// Now is the time of the batch in nanoseconds, monotonic: the shard's.
-	Now int64
 
 	fields []*hpack.Field // scratch for the block that is being decoded
 	block  Block          // the same

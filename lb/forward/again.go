@@ -73,10 +73,9 @@ func (a *Attempt) holdData(p []byte) bool {
 	if len(p) == 0 {
 		return true // a frame of nothing says nothing
 	}
-	if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
+	if !c.d.Budget.Hold(int64(len(p))) {
 		return false
 	}
-	c.d.Budget.Held += int64(len(p))
 	a.held = append(c.f.shard.Env.Buffers.Grow(a.held, len(p)), p...)
 	return true
 }
@@ -118,7 +117,7 @@ func (a *Attempt) commit() {
 	a.held = nil
 	a.dropHeld()
 	if held != nil {
-		c.d.Budget.Held -= int64(len(held))
+		c.d.Budget.Release(int64(len(held)))
 		c.bytesOut += uint64(len(held))
 		a.relay(held, false)
 		f.shard.Env.Buffers.Put(held)

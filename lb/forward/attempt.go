@@ -407,7 +407,7 @@ func (a *Attempt) dropHeld() {
 	}
 	a.head = a.head[:0]
 	if a.held != nil {
-		a.c.d.Budget.Held -= int64(len(a.held))
+		a.c.d.Budget.Release(int64(len(a.held)))
 		env.Buffers.Put(a.held)
 		a.held = nil
 	}

@@ -30,7 +30,11 @@ type Down struct {
 	onGone   func()
 	draining bool
 	final    shard.Timer
+	tick     shard.Timer
 }
+
+// tickEvery is how often a connection is looked at for what takes too long.
+const tickEvery = int64(time.Second)
 
 // goAwayWait is how long a client gets to answer the PING between the two steps of a drain.
 const goAwayWait = 2 * time.Second
@@ -54,6 +58,10 @@ func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone f
 	d.Conn = transport.New(f.shard, g.Conn, session.Server, cfg, d)
 	d.Before(g.First)
 	d.OnGone = d.gone
+	d.Budget.Total = &f.held
+	d.Sess.SetBudget(&d.Budget)
+	d.tick.Do = d.look
+	f.shard.Timer.Set(&d.tick, f.shard.Now()+tickEvery)
 	d.final.Do = func() { d.Sess.FinalGoAway(); d.HandlePong([8]byte{}) }
 	f.conns[d] = struct{}{}
 	f.shard.Leave()
@@ -62,6 +70,7 @@ func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone f
 
 func (d *Down) gone(error) {
 	d.f.shard.Timer.Clear(&d.final)
+	d.f.shard.Timer.Clear(&d.tick)
 	delete(d.f.conns, d)
 	d.onGone()
 }
@@ -91,6 +100,15 @@ func (f *Forwarder) CutAll(why string) {
 	for d := range f.conns {
 		d.Finish()
 	}
+}
+
+// look ends what takes too long: a preface, a frame, a stream that nobody reads.
+func (d *Down) look() {
+	if d.Sess.Expired(d.f.shard.Now()) != nil {
+		d.Sess.Touch() // the GOAWAY that says why is flushed, and the connection closed
+		return
+	}
+	d.f.shard.Timer.Set(&d.tick, d.f.shard.Now()+tickEvery)
 }
 
 // Drain begins the two-step end of the connection: it closes when its last stream has ended. Inside the shard.
@@ -163,8 +181,14 @@ func (d *Down) HandleReset(s *session.Stream, code h2.Code, why error) {
 		code = h2.Cancel
 		c.message = why.Error()
 	}
+	if errors.Is(why, session.ErrStalled) || errors.Is(why, session.ErrShare) {
+		c.status, c.outcome, c.local, c.reason = grpc.ResourceExhausted, telemetry.OutcomeOverloaded, true, "CONNECTION_BUDGET"
+		c.abandon(code, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
+		return
+	}
 	if why == nil && c.deadline != 0 && d.f.shard.Now() >= c.deadline-max(int64(deadlineSlack), (c.deadline-c.arrived)/50) {
 		// The client watches the same deadline and was first: that is what it met, and what its caller hears.
+		d.Sess.Due()
 		c.status, c.outcome, c.local, c.reason = grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout, true, "DEADLINE_EXCEEDED"
 		c.message = c.whoseTime() + " passed " + c.phase() + "; the client cancelled"
 		c.abandon(code, grpc.DeadlineExceeded, telemetry.OutcomeUpstreamTimeout)

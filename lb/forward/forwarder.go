@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/codec/session"
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/gate"
 	"github.com/trunkline/trunkline/lb/shard"
@@ -31,6 +32,7 @@ type Forwarder struct {
 	scratch      []*hpack.Field // the block that is being put together
 	made         []*hpack.Field // fields in scratch that we interned for it
 	conns        map[*Down]struct{}
+	held         session.Total // what all clients make us hold
 
 	// lookupField serves telemetry's reads of request headers without a closure per call.
 	cur         *Call
@@ -150,6 +152,9 @@ func (f *Forwarder) recycle(c *Call) {
 	*c = Call{f: f, timer: c.timer, req: c.req[:0], attempts: c.attempts[:0], notes: c.notes[:0], inject: c.inject[:0], ticket: c.ticket + 1}
 	f.free = append(f.free, c)
 }
+
+// SetTotal bounds what all clients of the shard may make us hold together, in bytes; 0: no limit. Inside the shard.
+func (f *Forwarder) SetTotal(most int64) { f.held.Max = most }
 
 // Live is how many calls are under way. Inside the shard, or for a glance.
 func (f *Forwarder) Live() int { return f.nLive }

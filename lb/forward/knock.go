@@ -118,7 +118,9 @@ func (c *Call) identified(v *gate.Verdict) {
 		c.remove(func(h *hpack.Field) bool {
 			return slices.Contains(v.Remove, h.Name) || slices.ContainsFunc(v.Set, func(kv [2]string) bool { return kv[0] == h.Name })
 		})
-		for _, kv := range v.Set {
+	}
+	for _, list := range [...][][2]string{v.Set, v.Add} {
+		for _, kv := range list {
 			c.req = append(c.req, c.f.shard.Env.Interner.Intern(kv[0], kv[1]))
 		}
 	}
@@ -139,6 +141,7 @@ func (c *Call) deny(v *gate.Verdict) {
 	if c.rules != nil {
 		cluster = c.rules.Cluster.Name
 	}
+	c.d.Sess.Wasted()
 	c.f.rec.Limited(cluster, telemetry.LimitGate)
 	if !slices.ContainsFunc(c.notes, func(n decision.Note) bool { return n.Kind == decision.NoteGate && n.Refused }) {
 		c.note(decision.Note{Kind: decision.NoteGate, Name: v.Reason, Text: v.Message, Refused: true})
@@ -149,6 +152,7 @@ func (c *Call) deny(v *gate.Verdict) {
 // passed goes on with a call whose caller may make it, as far as rules over methods say.
 func (c *Call) passed() {
 	if c.e == nil {
+		c.d.Sess.Wasted()
 		c.refuse(c.noRoute())
 		return
 	}

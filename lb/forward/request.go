@@ -167,11 +167,10 @@ func (c *Call) keep(p []byte) {
 	if c.sending() && c.outgrows(len(p)) {
 		return
 	}
-	if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
+	if !c.d.Budget.Hold(int64(len(p))) {
 		c.overBudget()
 		return
 	}
-	c.d.Budget.Held += int64(len(p))
 	c.f.replaying += int64(len(p))
 	c.replay = append(c.f.shard.Env.Buffers.Grow(c.replay, len(p)), p...)
 }
@@ -216,7 +215,7 @@ func (c *Call) single() {
 func (c *Call) dropReplay() {
 	c.noReplay = true
 	if c.replay != nil {
-		c.d.Budget.Held -= int64(len(c.replay))
+		c.d.Budget.Release(int64(len(c.replay)))
 		c.f.replaying -= int64(len(c.replay))
 		c.f.shard.Env.Buffers.Put(c.replay)
 		c.replay = nil

@@ -112,13 +112,13 @@ func (st *storm) books() {
 		}
 	}
 	for b, k := range budgets {
-		b.Held -= k
+		b.Release(k)
 	}
 	if err := session.Check(conns...); err != nil {
 		wrong("%v", err)
 	}
 	for b, k := range budgets {
-		b.Held += k
+		b.Release(-k)
 	}
 }
 

@@ -56,11 +56,10 @@ func (w *watch) take(p []byte, end bool) {
 	c := w.c
 	w.end = w.end || end
 	if len(p) > 0 {
-		if b := &c.d.Budget; b.Held+int64(len(p)) > b.Max {
+		if !c.d.Budget.Hold(int64(len(p))) {
 			c.overBudget()
 			return
 		}
-		c.d.Budget.Held += int64(len(p))
 		w.buf = append(c.f.shard.Env.Buffers.Grow(w.buf, len(p)), p...)
 	}
 	w.step()
@@ -160,7 +159,7 @@ func (w *watch) release() {
 func (w *watch) pass(n int, end bool) {
 	c := w.c
 	p := w.buf[:n]
-	c.d.Budget.Held -= int64(n)
+	c.d.Budget.Release(int64(n))
 	w.passed += int64(n)
 	buf := w.buf
 	w.buf = nil
@@ -169,7 +168,7 @@ func (w *watch) pass(n int, end bool) {
 	if c.watch == w && len(rest) > 0 {
 		w.buf = append(c.f.shard.Env.Buffers.Get(len(rest)), rest...)
 	} else if c.watch != w {
-		c.d.Budget.Held -= int64(len(rest))
+		c.d.Budget.Release(int64(len(rest)))
 	}
 	c.f.shard.Env.Buffers.Put(buf)
 }
@@ -191,7 +190,7 @@ func (c *Call) dropWatch() {
 		return
 	}
 	c.watch = nil
-	c.d.Budget.Held -= int64(len(w.buf))
+	c.d.Budget.Release(int64(len(w.buf)))
 	c.f.shard.Env.Buffers.Put(w.buf)
 	w.buf = nil
 }
