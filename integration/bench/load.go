@@ -18,6 +18,7 @@ type spec struct {
 	window         int // initial window that the client grants, bytes; 0: HTTP/2's default
 	tls            bool
 	shakes         shakes // not calls, but handshakes
+	hybrid         bool   // offer X25519MLKEM768 too, as browsers and Go do
 }
 
 // load makes the calls of a spec and checks every one of them.
@@ -118,7 +119,7 @@ func (l *load) dial(addr string, i int) (*clientConn, error) {
 		return nil, err
 	}
 	if l.spec.tls {
-		if c.secret, err = secure(nc, clientConfig(nil)); err != nil {
+		if c.secret, err = secure(nc, clientConfig(false, nil)); err != nil {
 			nc.Close()
 			return nil, err
 		}

@@ -29,7 +29,7 @@ func (l *load) beginShakes() {
 			if l.spec.shakes == resumed {
 				sessions = tls.NewLRUClientSessionCache(1)
 			}
-			config := clientConfig(sessions)
+			config := clientConfig(l.spec.hybrid, sessions)
 			for first := true; !l.stopped.Load(); first = false {
 				start := l.now()
 				if err := shake(l.addr, config, sessions != nil && !first); err != nil {

@@ -19,23 +19,23 @@ import (
 	"time"
 )
 
-// The cipher and the key exchange of every peer: what Go and OpenSSL both have and both do with the processor's help.
-const (
-	cipher       = tls.TLS_AES_128_GCM_SHA256
-	keyExchange  = tls.X25519
-	certLifetime = 24 * time.Hour
-)
+// cipher is every peer's: Go and OpenSSL both have it and do it with the processor's help.
+const cipher = tls.TLS_AES_128_GCM_SHA256
 
 // clientConfig is for one load: sessions may be nil.
-func clientConfig(sessions tls.ClientSessionCache) *tls.Config {
-	return &tls.Config{
+func clientConfig(hybrid bool, sessions tls.ClientSessionCache) *tls.Config {
+	c := &tls.Config{
 		ServerName: "localhost", NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13,
-		CurvePreferences:   []tls.CurveID{keyExchange},
+		CurvePreferences:   []tls.CurveID{tls.X25519},
 		InsecureSkipVerify: true, // it is of our own making
 		ClientSessionCache: sessions,
 		// Large records at once, as the peers do.
 		DynamicRecordSizingDisabled: true,
 	}
+	if hybrid {
+		c.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519}
+	}
+	return c
 }
 
 // checkTLS says what differs from what all peers shall do.
@@ -55,7 +55,7 @@ func writeCertificate(dir string) error {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(certLifetime),
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)

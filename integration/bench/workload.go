@@ -36,6 +36,8 @@ var workloads = []workload{
 		spec: spec{conns: 4, streams: 2, method: methodUpload, style: styleGRPC, window: bulkWindow, tls: true}},
 	{name: "W5f", title: "full TLS 1.3 handshakes, ECDSA P-256, X25519",
 		spec: spec{conns: 16, tls: true, shakes: full}},
+	{name: "W5q", title: "W5f with X25519MLKEM768, which not every peer has", optional: true,
+		spec: spec{conns: 16, tls: true, shakes: full, hybrid: true}},
 	{name: "W5r", title: "resumed TLS 1.3 handshakes",
 		spec: spec{conns: 16, tls: true, shakes: resumed}},
 	{name: "W6", title: "W1 with grpc-timeout, traceparent, x-request-id varying", limit: 0.25,
