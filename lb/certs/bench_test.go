@@ -5,6 +5,26 @@ import (
 	"testing"
 )
 
+func BenchmarkPeer(b *testing.B) {
+	m := newMutual(b, "required")
+	s := serve(b, ServerOptions{TLS: m.tls})
+	cs, _, err, _ := shake(b, s.Config(), m.client(m.clients.below("Middle CA", m.clients).named("shop.test"), 0))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("a client that comes back", func(b *testing.B) {
+		for b.Loop() {
+			s.Peer(&cs)
+		}
+	})
+	b.Run("a new client", func(b *testing.B) {
+		for b.Loop() {
+			s.state.Load().verified.forget()
+			s.Peer(&cs)
+		}
+	})
+}
+
 // What the server's side of a handshake costs, with an in-process client beside it: compare the cases, not the figures.
 func BenchmarkHandshake(b *testing.B) {
 	for _, c := range []struct {
@@ -30,3 +50,5 @@ func BenchmarkHandshake(b *testing.B) {
 		})
 	}
 }
+
+func (v *verified) forget() { v.chains = nil }
