@@ -21,7 +21,7 @@ import (
 type Abuse struct {
 	// Resets are streams that the peer gave up or made us reset (CVE-2023-44487, CVE-2025-8671): by a fault, by opening too many, or by
 	// not reading. A stream that the peer gives up is not counted when our side has ended or data of ours was sent on it, or
-	// it is a second old: MaxStreams bounds those. One whose time was up (Due) counts a hundredth.
+	// it is a second old: MaxStreams bounds those. One whose time was up (Due) counts a thousandth.
 	Resets float64
 	// Idle are frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, small pieces of header blocks, unknown
 	// frames, frames on streams that are over. What makes us visit streams (SETTINGS_INITIAL_WINDOW_SIZE, GOAWAY) counts one more for
@@ -31,71 +31,82 @@ type Abuse struct {
 	Refused float64
 }
 
-// What is free, and what useful work earns.
+// What useful work earns, and what things cost.
 const (
-	freeResets  = 1000
-	freeIdle    = 5000
-	freeRefused = 5000
-	mostResets  = 10_000 // that earnings may bring at once
-	mostIdle    = 200_000
-	mostRefused = 5000
-
 	callEarnsResets  = 2
 	callEarnsRefused = 1
 	dataEarns        = 4
 	streamEarns      = 8
 
-	dribbleBytes = 32     // a frame of data that a window cut short earns one idle frame for as many bytes
-	smallPiece   = 1024   // bytes of a piece of a header block below which it is an idle frame
-	lateData     = 1. / 8 // of a frame of data on a stream that is over: many may be on their way when we end it early
+	dribbleBytes = 8       // a frame of data that a window cut short earns one idle frame for as many bytes
+	smallPiece   = 1024    // bytes of a piece of a header block below which it is an idle frame
+	lateData     = 1. / 64 // of a frame of data on a stream that is over: many may be on their way when we end it early
 
 	oldStream = int64(time.Second) // the age at which a stream that is given up is no waste
 	dueStream = int64(10 * time.Millisecond)
-	dueCosts  = 1. / 100
+	dueCosts  = 1. / 1000
 )
+
+// kind is one of the limits of Abuse.
+type kind uint8
+
+const (
+	resets kind = iota
+	idle
+	refused
+	kinds
+)
+
+// free is what a purse of each kind begins with, and most is what earnings may bring it at once. Read-only.
+var (
+	free = [kinds]float64{resets: 1000, idle: 5000, refused: 5000}
+	most = [kinds]float64{resets: 10_000, idle: 200_000, refused: 5000}
+)
+
+func (a *Abuse) rate(k kind) float64 { return [kinds]float64{a.Resets, a.Idle, a.Refused}[k] }
 
 // purse is what a peer may still waste of one kind. What it earns is counted where it is earned, and looked at only when the
 // purse is empty: the hot path adds there, and subtracts and compares here.
 type purse struct {
 	left   float64
 	earned int64 // since at
-	free   float64
-	most   float64 // that earnings may bring at once
-	rate   float64 // per second; 0: no limit
-	at     int64   // when the purse was last filled: Env.Now
+	at     int64 // when the purse was last filled: Env.Now
 }
 
-func newPurse(rate, free, most float64, now int64) purse {
-	p := purse{left: free, free: free, most: most, rate: rate, at: now}
-	if rate <= 0 {
-		p.left = math.Inf(1)
+func (c *Conn) openPurses() {
+	for k := range kinds {
+		c.purse[k] = purse{left: free[k], at: c.env.Now}
+		if c.cfg.Abuse.rate(k) <= 0 {
+			c.purse[k].left = math.Inf(1)
+		}
 	}
-	return p
 }
 
-// take takes n out of the purse; false: it is empty.
-func (p *purse) take(n float64, now int64) bool {
+// take takes n out of a purse; false: it is empty.
+func (c *Conn) take(k kind, n float64) bool {
+	p := &c.purse[k]
 	p.left -= n
-	return p.left >= 0 || p.fill(now)
+	return p.left >= 0 || c.fill(k)
 }
 
-func (p *purse) fill(now int64) bool {
-	p.left += min(p.free, float64(now-p.at)/1e9*p.rate) + min(p.most, float64(p.earned))
-	p.at, p.earned = now, 0
+func (c *Conn) fill(k kind) bool {
+	p := &c.purse[k]
+	p.left += min(free[k], float64(c.env.Now-p.at)/1e9*c.cfg.Abuse.rate(k)) + min(most[k], float64(p.earned))
+	p.at, p.earned = c.env.Now, 0
 	return p.left >= 0
 }
 
 // idleFrame counts frames that carry nothing.
 func (c *Conn) idleFrame(n float64) *h2.ConnError {
-	if c.idles.take(n, c.env.Now) {
+	if c.take(idle, n) {
 		return nil
 	}
-	return connErr(h2.EnhanceYourCalm, "more than %g frames that carry nothing per second beyond those that its data brings along (limits.abuse.idleFramesPerSecond)", c.cfg.Abuse.Idle)
+	return connErr(h2.EnhanceYourCalm, "more than %g frames per second that carry nothing, beyond what data brings along (limits.abuse.idleFramesPerSecond)", c.cfg.Abuse.Idle)
 }
 
 // wasteReset counts streams that the peer gave up or made us reset.
 func (c *Conn) wasteReset(n float64) {
-	if c.resets.take(n, c.env.Now) || c.failed != nil {
+	if c.take(resets, n) || c.failed != nil {
 		return
 	}
 	c.fail(connErr(h2.EnhanceYourCalm, "more than %g resets per second beyond the calls that end (limits.abuse.resetsPerSecond)", c.cfg.Abuse.Resets))
@@ -104,26 +115,28 @@ func (c *Conn) wasteReset(n float64) {
 // Wasted is for the handler: a call was refused at once for its own fault. It counts in Abuse.Refused.
 func (c *Conn) Wasted() {
 	// What its end has earned, or will, is taken back.
-	c.resets.earned -= callEarnsResets
-	if c.refused.take(1+callEarnsRefused, c.env.Now) || c.failed != nil {
+	c.purse[resets].earned -= callEarnsResets
+	c.purse[refused].earned -= callEarnsRefused
+	if c.take(refused, 1) || c.failed != nil {
 		return
 	}
 	c.fail(connErr(h2.EnhanceYourCalm, "more than %g refused calls per second beyond those that are not (limits.abuse.refusedPerSecond)", c.cfg.Abuse.Refused))
 }
 
 // Due is for the handler, in HandleReset: the peer gave the stream up because the call's time was up, which we are told by its
-// grpc-timeout. When an endpoint hangs all calls of a client with tight deadlines end so, and it shall not be cut off for that.
+// grpc-timeout. When an endpoint hangs all calls of a client with tight deadlines end so, and it shall not be cut off for that. A
+// stream that has lived for less than 10 ms is not excused.
 func (c *Conn) Due() { c.due = true }
 
 // ended counts a stream on which we have said all.
 func (c *Conn) ended() {
-	c.resets.earned += callEarnsResets
-	c.refused.earned += callEarnsRefused
+	c.purse[resets].earned += callEarnsResets
+	c.purse[refused].earned += callEarnsRefused
 }
 
 // dribble takes back what a frame of n bytes of data earned, where more data waits behind it.
 func (c *Conn) dribble(n int) {
-	c.idles.earned -= max(0, dataEarns-int64(n)/dribbleBytes)
+	c.purse[idle].earned -= max(0, dataEarns-int64(n)/dribbleBytes)
 }
 
 // givenUp is what it costs the peer to reset the stream.

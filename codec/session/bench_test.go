@@ -13,6 +13,7 @@ type answerer struct {
 	recorder
 	head, tail []*hpack.Field
 	reply      [16]byte
+	silent     bool // it answers nothing by itself
 }
 
 func (a *answerer) HandleHeaders(s *Stream, b *Block) {
@@ -29,15 +30,22 @@ func (a *answerer) HandleData(s *Stream, p []byte, end bool) {
 }
 
 func (a *answerer) answer(s *Stream) {
+	if a.silent {
+		return
+	}
 	a.conn.SendHeaders(s, a.head, false)
 	a.conn.SendData(s, a.reply[:], false)
 	a.conn.SendHeaders(s, a.tail, true)
 }
 
-func (a *answerer) HandleReset(*Stream, h2.Code, error) {}
-func (a *answerer) HandleClosed(*Stream)                {}
-func (a *answerer) HandleHanded(*Stream, int)           {}
-func (a *answerer) HandlePong([8]byte)                  {}
+func (a *answerer) HandleReset(*Stream, h2.Code, error) {
+	if a.due {
+		a.conn.Due()
+	}
+}
+func (a *answerer) HandleClosed(*Stream)      {}
+func (a *answerer) HandleHanded(*Stream, int) {}
+func (a *answerer) HandlePong([8]byte)        {}
 
 // newAnswerer is a server whose client has said hello.
 func newAnswerer(tb testing.TB, cfg *Config) (*Conn, *answerer, *Env) {

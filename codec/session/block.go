@@ -66,7 +66,7 @@ func (c *Conn) request(id uint32, b *Block) *h2.ConnError {
 		c.wasteReset(1)
 		return nil
 	}
-	c.idles.earned += streamEarns
+	c.purse[idle].earned += streamEarns
 	s := c.newStream(id)
 	return c.deliver(s, b, c.checkRequest(s, b))
 }

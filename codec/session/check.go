@@ -51,6 +51,16 @@ func checkTotals(budgets map[*Budget]int64) error {
 	return nil
 }
 
+// Spend leaves so much in every purse of a connection that has limits (Abuse), so that a short input can use them up. It is for
+// tests and fuzzers.
+func Spend(c *Conn, left float64) {
+	for k := range kinds {
+		if c.cfg.Abuse.rate(k) > 0 {
+			c.purse[k].left = left
+		}
+	}
+}
+
 func (c *Conn) check() error {
 	waiting := 0
 	for s := c.waiting.next; s != &c.waiting; s = s.next {

@@ -11,8 +11,10 @@ import (
 
 // recorder is a handler that writes down what it is told, one line each.
 type recorder struct {
-	log  []string
-	conn *Conn
+	log    []string
+	conn   *Conn
+	answer func(*Stream) // what it does with a whole request; may be nil
+	due    bool          // it says Due to every reset
 }
 
 func (r *recorder) say(format string, args ...any) {
@@ -41,6 +43,9 @@ func (r *recorder) HandleHeaders(s *Stream, b *Block) {
 		kind += " too large"
 	}
 	r.say("%s %d%s%s", kind, r.who(s), flag(b.End, " end"), names(b.Fields))
+	if b.End && r.answer != nil {
+		r.answer(s)
+	}
 }
 
 func (r *recorder) HandleData(s *Stream, p []byte, end bool) {
@@ -48,6 +53,9 @@ func (r *recorder) HandleData(s *Stream, p []byte, end bool) {
 }
 
 func (r *recorder) HandleReset(s *Stream, code h2.Code, why error) {
+	if r.due {
+		r.conn.Due()
+	}
 	if why != nil {
 		r.say("reset %d %s because %v", r.who(s), code, why)
 		return

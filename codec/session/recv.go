@@ -32,6 +32,9 @@ func (c *Conn) Recv(p []byte) (int, error) {
 		}
 		payload := p[off+h2.HeaderLen : end]
 		off = end
+		if c.partial > 0 {
+			c.keep(0, false)
+		}
 		if e := c.frame(h, payload); e != nil {
 			return off, c.fail(e)
 		}
@@ -170,7 +173,7 @@ func (c *Conn) data(h h2.Header, p []byte) *h2.ConnError {
 		return nil
 	}
 	if len(body) > 0 {
-		c.idles.earned += dataEarns
+		c.purse[idle].earned += dataEarns
 	} else if !end {
 		if e := c.idleFrame(1); e != nil {
 			return e
@@ -271,8 +274,10 @@ func (c *Conn) settings(h h2.Header, p []byte) *h2.ConnError {
 		}
 		return c.idleFrame(1)
 	}
-	if e := c.idleFrame(1); e != nil {
-		return e
+	if c.gotSettings {
+		if e := c.idleFrame(1); e != nil {
+			return e
+		}
 	}
 	window := c.peerWindow
 	err := h2.ParseSettings(p, func(s h2.Setting) error {

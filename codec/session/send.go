@@ -242,7 +242,7 @@ func (c *Conn) room(s *Stream) int {
 // appendData appends DATA frames; the windows have been asked.
 func (c *Conn) appendData(s *Stream, p []byte, end bool) {
 	c.touch()
-	c.idles.earned += dataEarns
+	c.purse[idle].earned += dataEarns
 	s.spoke = true
 	s.sendWin -= int32(len(p))
 	c.sendWin -= int64(len(p))

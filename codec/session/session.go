@@ -146,10 +146,8 @@ type Conn struct {
 	drainPing   [8]byte
 	failed      *h2.ConnError
 
-	resets  purse // Abuse.Resets
-	idles   purse // Abuse.Idle
-	refused purse // Abuse.Refused
-	due     bool  // said by Due
+	purse [kinds]purse // what the peer may waste
+	due   bool         // said by Due
 
 	budget  *Budget // of the client; nil for upstream connections
 	held    int64   // in the budget beside the streams' data
@@ -186,9 +184,8 @@ func New(env *Env, role Role, cfg *Config, h Handler, carrier Carrier) *Conn {
 		sendWin: h2.InitialWindow, recvWin: int64(cfg.ConnWindow),
 		drainPing: [8]byte{'d', 'r', 'a', 'i', 'n'},
 		outMost:   maxOutput, born: env.Now,
-		resets: newPurse(cfg.Abuse.Resets, freeResets, mostResets, env.Now), idles: newPurse(cfg.Abuse.Idle, freeIdle, mostIdle, env.Now),
-		refused: newPurse(cfg.Abuse.Refused, freeRefused, mostRefused, env.Now),
 	}
+	c.openPurses()
 	c.dec.SetMaxListSize(cfg.MaxHeaderBytes)
 	if cfg.MaxHeaderFields > 0 {
 		c.dec.SetMaxFields(cfg.MaxHeaderFields)
@@ -258,6 +255,7 @@ func (c *Conn) Close(code h2.Code, why error) {
 func (c *Conn) fail(e *h2.ConnError) *h2.ConnError {
 	if c.failed == nil {
 		c.failed = e
+		c.keep(0, false)
 		id := c.lastID
 		if c.role == Client {
 			id = 0 // the peer opens no streams

@@ -3,8 +3,10 @@ package session
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 
@@ -15,17 +17,28 @@ import (
 // A story is a text file of commands and what comes of them: lines of the handler's events, then, with an arrow, the frames
 // that we send. Its first line is the sentence that it proves.
 //
-//	server, client   a new connection; options: stream-window, max-window, conn-window, streams, header-bytes, mark, budget
-//	peer             the peer sends these frames, in one piece
+//	server, client   a new connection; options: stream-window, max-window, conn-window, streams, header-bytes, header-fields, mark,
+//	                 budget, resets, idle, refused (per second), preface-timeout, frame-timeout, stall-timeout (seconds)
+//	peer             the peer sends these frames, in one piece; with rounds=N many times, then $a is a stream that nobody has used,
+//	                 or one from= on, $b and $c are those after it
 //	we               our side calls these methods
+//	time             seconds (or, with ms, milliseconds) pass; the carrier asks once a second what has expired
+//
+// With rounds, or with "summed", lines that differ only in numbers are counted.
+//
 //	socket           open, shut (nothing is taken), blocked (shut, and the session knows), takes=N bytes
 //	show             the books of a stream, or of the connection
 //
 // Every story is told three times: with the peer's bytes in one piece, byte by byte, and in pieces of seven; it must not matter.
+// Floods are not told byte by byte: that takes long and tells no more.
 func TestStories(t *testing.T) {
-	datadriven.Walk(t, "testdata/rfc9113", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var tellings []*telling
-		for _, piece := range []int{math.MaxInt, 1, 7} {
+		pieces := []int{math.MaxInt, 7, 1}
+		if strings.Contains(path, "abuse") {
+			pieces = pieces[:2]
+		}
+		for _, piece := range pieces {
 			tellings = append(tellings, &telling{t: t, piece: piece})
 		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
@@ -61,6 +74,7 @@ type telling struct {
 	rest   []byte // what Recv did not take yet
 	shut   bool
 	failed error
+	next   int // the stream of the next round
 }
 
 func (y *telling) command(d *datadriven.TestData) string {
@@ -70,13 +84,21 @@ func (y *telling) command(d *datadriven.TestData) string {
 	}
 	w.next()
 	var lines []string
+	summed := w.has("summed")
 	switch d.Cmd {
 	case "server":
 		y.start(Server, w)
 	case "client":
 		y.start(Client, w)
 	case "peer":
+		if n := w.num("rounds", 0); n > 0 {
+			y.next = w.num("from", y.next)
+			summed, lines = true, y.rounds(n, d.Input)
+			break
+		}
 		y.feed(y.peer.frames(d.Input))
+	case "time":
+		y.pass(w)
 	case "we":
 		for line := range strings.Lines(d.Input) {
 			y.act(newWords(y.t, line))
@@ -94,6 +116,9 @@ func (y *telling) command(d *datadriven.TestData) string {
 	}
 	lines = append(y.rec.log, lines...)
 	y.rec.log = nil
+	if summed {
+		return summary(lines)
+	}
 	if len(lines) == 0 {
 		return "(nothing)\n"
 	}
@@ -106,13 +131,20 @@ func (y *telling) start(role Role, w *words) {
 	y.cfg = &Config{
 		StreamWindow: int32(w.num("stream-window", 65535)), ConnWindow: int32(w.num("conn-window", 1<<20)),
 		MaxStreams: uint32(w.num("streams", 100)), MaxHeaderBytes: uint32(w.num("header-bytes", 8192)), OutputMark: w.num("mark", 1<<20),
+		MaxHeaderFields: uint32(w.num("header-fields", 0)), PrefaceTimeout: time.Duration(w.num("preface-timeout", 0)) * time.Second,
+		FrameTimeout: time.Duration(w.num("frame-timeout", 0)) * time.Second, StallTimeout: time.Duration(w.num("stall-timeout", 0)) * time.Second,
+		Abuse: Abuse{Resets: float64(w.num("resets", 0)), Idle: float64(w.num("idle", 0)), Refused: float64(w.num("refused", 0))},
 	}
+	y.next = 1
 	y.cfg.MaxStreamWindow = int32(w.num("max-window", int(y.cfg.StreamWindow)))
 	y.budget = &Budget{Max: int64(w.num("budget", 1<<20))}
 	y.rec = &recorder{}
 	y.peer = newPeer(y.t, role == Client)
 	y.conn = New(y.env, role, y.cfg, y.rec, &carrier{})
 	y.rec.conn = y.conn
+	if role == Server {
+		y.conn.SetBudget(y.budget)
+	}
 	y.rest, y.failed, y.shut = nil, nil, false
 	if !w.has("quiet") {
 		return
@@ -166,6 +198,65 @@ func (y *telling) feed(p []byte) {
 		}
 		if e := Check(y.conn); e != nil {
 			y.t.Errorf("after %d more bytes: %v", n, e)
+		}
+	}
+}
+
+// rounds feeds the frames n times, each time for another stream, and returns what was told and sent.
+func (y *telling) rounds(n int, frames string) (lines []string) {
+	step := 2
+	for i, name := range []string{"$b", "$c"} {
+		if strings.Contains(frames, name) {
+			step = 4 + 2*i
+		}
+	}
+	for range n {
+		r := strings.NewReplacer("$a", fmt.Sprint(y.next), "$b", fmt.Sprint(y.next+2), "$c", fmt.Sprint(y.next+4))
+		y.feed(y.peer.frames(r.Replace(frames)))
+		lines = append(lines, append(y.rec.log, y.drain()...)...)
+		y.rec.log = nil
+		y.next += step
+	}
+	return lines
+}
+
+// summary counts lines that are alike but for their numbers.
+func summary(lines []string) string {
+	var kinds []string
+	count := map[string]int{}
+	for _, l := range lines {
+		if !strings.Contains(l, "GOAWAY") && !strings.HasPrefix(l, "failed") {
+			l = number.ReplaceAllString(l, " $$")
+		}
+		if count[l]++; count[l] == 1 {
+			kinds = append(kinds, l)
+		}
+	}
+	var b strings.Builder
+	for _, l := range kinds {
+		fmt.Fprintf(&b, "%d times: %s\n", count[l], l)
+	}
+	if b.Len() == 0 {
+		return "(nothing)\n"
+	}
+	return b.String()
+}
+
+var number = regexp.MustCompile(` [0-9]+`)
+
+// pass lets seconds go by.
+func (y *telling) pass(w *words) {
+	d, n := time.Second, 1
+	if v := w.next(); strings.HasSuffix(v, "ms") {
+		d = time.Duration(w.atoi(strings.TrimSuffix(v, "ms"))) * time.Millisecond
+	} else {
+		n = w.atoi(v)
+	}
+	for range n {
+		y.env.Now += int64(d)
+		if e := y.conn.Expired(y.env.Now); e != nil && y.failed == nil {
+			y.failed = e
+			y.rec.say("expired: %v", e)
 		}
 	}
 }
@@ -256,6 +347,18 @@ func (y *telling) act(w *words) {
 		y.conn.GoAway(string(w.body()))
 	case "final":
 		y.conn.FinalGoAway()
+	case "answer", "refuse": // from now on: every whole request, at once
+		waste := strings.HasPrefix(w.line, "refuse")
+		y.rec.answer = func(s *Stream) {
+			if waste {
+				y.conn.Wasted()
+			}
+			y.with(w, func(f []*hpack.Field) { y.conn.SendHeaders(s, f, true) })
+		}
+	case "partial":
+		y.conn.Partial(w.atoi(w.next()))
+	case "due": // from now on: every reset
+		y.rec.due = true
 	case "close":
 		y.conn.Close(w.code(), fmt.Errorf("the socket is gone"))
 	default:

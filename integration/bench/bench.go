@@ -45,7 +45,10 @@ func (b *bench) workload(ctx context.Context, w *workload) (*table, error) {
 	failed := make([]error, len(b.peers))
 	for i, p := range b.peers {
 		t.rows = append(t.rows, row{peer: p.name})
-		in, err := p.start(ctx, b.lab, w.bulk, backends)
+		if w.spec.tls && !p.speaksTLS() {
+			continue
+		}
+		in, err := p.start(ctx, b.lab, w.setup(), backends)
 		if err != nil {
 			failed[i] = err
 			continue
@@ -55,6 +58,9 @@ func (b *bench) workload(ctx context.Context, w *workload) (*table, error) {
 	}
 	for n := range b.options.runs {
 		for i, p := range b.peers {
+			if running[i] == nil && failed[i] == nil {
+				continue
+			}
 			r := result{err: failed[i]}
 			if running[i] != nil {
 				profile := ""
@@ -93,7 +99,7 @@ func hold(ctx context.Context, l *lab, selected []*peer) error {
 	}
 	defer stop()
 	for _, p := range selected {
-		in, err := p.start(ctx, l, false, backends)
+		in, err := p.start(ctx, l, setup{}, backends)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", p.name, err)
 			continue

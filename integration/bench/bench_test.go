@@ -1,8 +1,13 @@
 package main
 
 import (
+	"crypto/tls"
+	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,6 +53,9 @@ func TestEveryWorkloadRunsDirect(t *testing.T) {
 		if w.spec.conns > 1000 && testing.Short() {
 			continue
 		}
+		if w.spec.tls {
+			continue // the backend has none: see the next test
+		}
 		t.Run(w.name, func(t *testing.T) {
 			calls, l := runDirect(t, w.spec, 250*time.Millisecond)
 			if calls < 8 {
@@ -58,6 +66,73 @@ func TestEveryWorkloadRunsDirect(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEveryWorkloadBehindTLSRunsThroughATerminator: the load's TLS and crypto/tls's server understand each other, also where
+// records and reads do not end where frames do, and no call or handshake fails.
+func TestEveryWorkloadBehindTLSRunsThroughATerminator(t *testing.T) {
+	b, err := startBackend()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.stop()
+	addr := startTerminator(t, b.addr)
+	for _, w := range workloads {
+		if !w.spec.tls {
+			continue
+		}
+		t.Run(w.name, func(t *testing.T) {
+			calls, l := runAgainst(t, addr, w.spec, 250*time.Millisecond)
+			if calls < 8 {
+				t.Fatalf("only %d calls", calls)
+			}
+			if got := l.hist.count(); got != calls {
+				t.Fatalf("%d calls, %d latencies", calls, got)
+			}
+		})
+	}
+}
+
+// startTerminator takes TLS away and passes bytes on.
+func startTerminator(t *testing.T, backend string) (addr string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := writeCertificate(dir); err != nil {
+		t.Fatal(err)
+	}
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "both.pem"), filepath.Join(dir, "both.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			down, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer down.Close()
+				up, err := net.Dial("tcp", backend)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer up.Close()
+				wg.Go(func() {
+					io.Copy(up, down)
+					up.Close()
+				})
+				io.Copy(down, up)
+			})
+		}
+	})
+	return ln.Addr().String()
 }
 
 // TestTrunklineCarriesTheWorkloads: the binary of this module starts with the
@@ -85,7 +160,7 @@ func TestTrunklineCarriesTheWorkloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
-	in, err := peers[0].start(t.Context(), l, false, backends)
+	in, err := peers[0].start(t.Context(), l, setup{}, backends)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,8 +104,9 @@ type link struct {
 	raw      syscall.RawConn
 	h        handler
 	client   bool
-	bufMax   int // bytes of the read buffer, at most
-	recvStep int // give connection window back in such steps
+	bufMax   int     // bytes of the read buffer, at most
+	recvStep int     // give connection window back in such steps
+	secret   *secret // nil: no TLS
 
 	mu         sync.Mutex
 	out        []byte // guarded by mu
@@ -135,7 +136,7 @@ func newLink(conn *net.TCPConn, h handler, client bool, bufMax, recvStep int) (*
 		connWindow: defaultWindow, initWindow: defaultWindow, maxFrame: defaultFrame}
 	l.write = func(fd uintptr) bool {
 		for {
-			l.wrote, l.werr = syscall.Write(int(fd), l.out)
+			l.wrote, l.werr = syscall.Write(int(fd), *l.wire())
 			if !errors.Is(l.werr, syscall.EINTR) {
 				return true
 			}
@@ -144,9 +145,33 @@ func newLink(conn *net.TCPConn, h handler, client bool, bufMax, recvStep int) (*
 	return l, nil
 }
 
+// wire is what goes to the socket.
+func (l *link) wire() *[]byte {
+	if l.secret != nil {
+		return &l.secret.pipe.out
+	}
+	return &l.out
+}
+
+// seal makes records of the output, if there is TLS.
+func (l *link) seal() {
+	if l.secret == nil {
+		return
+	}
+	if err := l.secret.seal(&l.out); err != nil {
+		l.writeErr = err
+		l.look()
+	}
+}
+
 // flush writes what the kernel takes at once and leaves the rest to drain.
 func (l *link) flush() {
-	if l.draining || len(l.out) == 0 || l.writeErr != nil {
+	if l.draining || l.writeErr != nil {
+		return
+	}
+	l.seal()
+	out := l.wire()
+	if len(*out) == 0 || l.writeErr != nil {
 		return
 	}
 	if err := l.raw.Write(l.write); err != nil {
@@ -158,11 +183,11 @@ func (l *link) flush() {
 		l.look()
 		return
 	}
-	if n == len(l.out) {
-		l.out = l.out[:0]
+	if n == len(*out) {
+		*out = (*out)[:0]
 		return
 	}
-	l.out = l.out[:copy(l.out, l.out[n:])]
+	*out = (*out)[:copy(*out, (*out)[n:])]
 	l.draining = true
 	go l.drain()
 }
@@ -172,13 +197,15 @@ func (l *link) drain() {
 	var chunk []byte
 	for {
 		l.mu.Lock()
-		if len(l.out) == 0 {
+		l.seal()
+		out := l.wire()
+		if len(*out) == 0 || l.writeErr != nil {
 			l.draining = false
 			l.settle()
 			l.mu.Unlock()
 			return
 		}
-		chunk, l.out = l.out, chunk[:0]
+		chunk, *out = *out, chunk[:0]
 		l.mu.Unlock()
 		if _, err := l.conn.Write(chunk); err != nil {
 			l.mu.Lock()
@@ -265,23 +292,21 @@ func (l *link) forget(b *body) {
 // that arrives in the same instant as data goes unseen, until a write fails or
 // load.finish looks.
 func (l *link) serve() error {
+	if l.secret != nil {
+		return l.serveSecret()
+	}
 	buf := make([]byte, min(l.bufMax, 8<<10)) // it grows when a read fills it
 	w := 0
 	var end error
 	read := func(fd uintptr) bool {
 		for {
-			n, err := syscall.Read(int(fd), buf[w:])
-			switch {
-			case errors.Is(err, syscall.EINTR):
-				continue
-			case errors.Is(err, syscall.EAGAIN):
+			n, again, err := readSocket(fd, buf[w:])
+			if again {
 				return false
-			case err != nil:
+			}
+			if err != nil {
 				end = err
-				return true
-			case n == 0:
-				end = io.EOF
-				if w > 0 {
+				if w > 0 && errors.Is(err, io.EOF) {
 					end = io.ErrUnexpectedEOF
 				}
 				return true
@@ -304,6 +329,32 @@ func (l *link) serve() error {
 			}
 		}
 	}
+	if err := l.awaitReads(read); err != nil {
+		return err
+	}
+	return end
+}
+
+// readSocket reads what is there; again: nothing is.
+func readSocket(fd uintptr, b []byte) (n int, again bool, err error) {
+	for {
+		n, err := syscall.Read(int(fd), b)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EAGAIN):
+			return 0, true, nil
+		case err != nil:
+			return 0, false, err
+		case n == 0:
+			return 0, false, io.EOF
+		}
+		return n, false, nil
+	}
+}
+
+// awaitReads calls read now and whenever there may be something, until it says that it is over.
+func (l *link) awaitReads(read func(fd uintptr) bool) error {
 	for {
 		err := l.raw.Read(read) // it reads before it waits
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -312,10 +363,7 @@ func (l *link) serve() error {
 				continue
 			}
 		}
-		if err != nil {
-			return err
-		}
-		return end
+		return err
 	}
 }
 

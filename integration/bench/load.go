@@ -16,11 +16,15 @@ type spec struct {
 	style          style
 	vary           vary
 	window         int // initial window that the client grants, bytes; 0: HTTP/2's default
+	tls            bool
+	shakes         shakes // not calls, but handshakes
+	hybrid         bool   // offer X25519MLKEM768 too, as browsers and Go do
 }
 
 // load makes the calls of a spec and checks every one of them.
 type load struct {
 	spec    spec
+	addr    string
 	start   time.Time // now() counts from here
 	conns   []*clientConn
 	hist    histogram
@@ -64,7 +68,10 @@ const (
 // connect opens the connections of s to addr and waits for the peer's SETTINGS
 // on each. Call close, whatever it returns.
 func connect(addr string, s spec) (*load, error) {
-	l := &load{spec: s, start: time.Now()}
+	l := &load{spec: s, addr: addr, start: time.Now()}
+	if s.shakes != none {
+		return l, nil
+	}
 	if s.method == methodUpload {
 		l.upload = message(messageSize)
 	}
@@ -111,12 +118,23 @@ func (l *load) dial(addr string, i int) (*clientConn, error) {
 		nc.Close()
 		return nil, err
 	}
+	if l.spec.tls {
+		if c.secret, err = secure(nc, clientConfig(false, nil)); err != nil {
+			nc.Close()
+			return nil, err
+		}
+	}
 	c.streamStep = int(window) / 2
 	hello := appendSettings([]byte(preface), settingEnablePush, 0, settingInitialWindow, window)
 	if l.spec.window > 0 {
 		hello = appendWindowUpdate(hello, 0, bulkConnWindow-defaultWindow)
 	}
-	if _, err := nc.Write(hello); err != nil {
+	c.mu.Lock()
+	c.out = append(c.out, hello...)
+	c.flush()
+	err = c.writeErr
+	c.mu.Unlock()
+	if err != nil {
 		nc.Close()
 		return nil, err
 	}
@@ -135,6 +153,10 @@ func (l *load) dial(addr string, i int) (*clientConn, error) {
 
 // begin starts the load: at once for a closed loop, by the clock otherwise.
 func (l *load) begin() error {
+	if l.spec.shakes != none {
+		l.beginShakes()
+		return nil
+	}
 	if l.spec.rate > 0 {
 		p, err := newPacer(l)
 		if err != nil {

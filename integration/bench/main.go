@@ -171,6 +171,9 @@ func newLab(o *options) (*lab, error) {
 	if l.dir, err = os.MkdirTemp("", "trunkline-bench-"); err != nil {
 		return nil, err
 	}
+	if err := writeCertificate(l.dir); err != nil {
+		return nil, err
+	}
 	return l, os.Chmod(l.dir, 0o755)
 }
 

@@ -90,10 +90,22 @@ func (p *peer) versionText(l *lab) string {
 	return strings.TrimSpace(first)
 }
 
+// speaksTLS says whether the peer can be in front of a workload behind TLS.
+func (p *peer) speaksTLS() bool { return p.config != "" && p.name != "l4" }
+
+// setup is what a peer's configuration is for.
+type setup struct {
+	bulk bool // large messages
+	tls  bool // there is a second listener, with TLS
+}
+
+func (w *workload) setup() setup { return setup{w.bulk, w.spec.tls} }
+
 // instance is a running peer.
 type instance struct {
 	peer  *peer
-	addr  string
+	addr  string // the one to load
+	plain string // without TLS
 	admin string
 	child *child // nil for the direct run
 	pids  []int
@@ -109,7 +121,7 @@ func freeAddr() (string, error) {
 }
 
 // start runs the peer in front of the backends and waits until a call passes.
-func (p *peer) start(ctx context.Context, l *lab, bulk bool, backends []*backend) (*instance, error) {
+func (p *peer) start(ctx context.Context, l *lab, s setup, backends []*backend) (*instance, error) {
 	if p.config == "" {
 		return &instance{peer: p, addr: backends[0].addr}, nil
 	}
@@ -126,20 +138,26 @@ func (p *peer) start(ctx context.Context, l *lab, bulk bool, backends []*backend
 		return nil, err
 	}
 	in := &instance{peer: p}
-	if in.addr, err = freeAddr(); err != nil {
+	if in.plain, err = freeAddr(); err != nil {
 		return nil, err
+	}
+	in.addr = in.plain
+	if s.tls {
+		if in.addr, err = freeAddr(); err != nil {
+			return nil, err
+		}
 	}
 	if in.admin, err = freeAddr(); err != nil {
 		return nil, err
 	}
 	config := filepath.Join(dir, p.config)
-	if err := p.writeConfig(config, l, in, bulk, backends); err != nil {
+	if err := p.writeConfig(config, l, in, s, backends); err != nil {
 		return nil, err
 	}
 	if in.child, err = startChild(dir, p.name, l.proxyCores, program, p.command(config, dir)...); err != nil {
 		return nil, err
 	}
-	if err := in.awaitReady(ctx); err != nil {
+	if err := in.awaitReady(ctx, s.tls); err != nil {
 		in.stop()
 		return nil, fmt.Errorf("%w; it said: %s", err, in.child.tail())
 	}
@@ -147,21 +165,26 @@ func (p *peer) start(ctx context.Context, l *lab, bulk bool, backends []*backend
 	return in, nil
 }
 
-func (p *peer) writeConfig(path string, l *lab, in *instance, bulk bool, backends []*backend) error {
+func (p *peer) writeConfig(path string, l *lab, in *instance, s setup, backends []*backend) error {
 	t, err := template.ParseFS(configs, "configs/"+p.config)
 	if err != nil {
 		return err
 	}
-	host, port, err := net.SplitHostPort(in.addr)
+	host, port, err := net.SplitHostPort(in.plain)
+	if err != nil {
+		return err
+	}
+	_, tlsPort, err := net.SplitHostPort(in.addr)
 	if err != nil {
 		return err
 	}
 	v := struct {
 		Addr, Host, Port, Admin, Sink, Dir string
 		Threads                            int
-		Bulk                               bool
+		Bulk, TLS                          bool
+		TLSAddr, TLSPort, Certs            string
 		Backends, HostPorts                []string
-	}{in.addr, host, port, in.admin, l.sink, filepath.Dir(path), len(l.proxyCores), bulk, nil, nil}
+	}{in.plain, host, port, in.admin, l.sink, filepath.Dir(path), len(l.proxyCores), s.bulk, s.tls, in.addr, tlsPort, l.dir, nil, nil}
 	for _, b := range backends {
 		v.Backends = append(v.Backends, b.addr)
 		v.HostPorts = append(v.HostPorts, strings.Replace(b.addr, ":", ",", 1))
@@ -175,10 +198,10 @@ func (p *peer) writeConfig(path string, l *lab, in *instance, bulk bool, backend
 }
 
 // awaitReady tries one call until it succeeds.
-func (in *instance) awaitReady(ctx context.Context) error {
+func (in *instance) awaitReady(ctx context.Context, tls bool) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		err := oneCall(in.addr)
+		err := oneCall(in.addr, tls)
 		if err == nil {
 			return nil
 		}
@@ -195,8 +218,8 @@ func (in *instance) awaitReady(ctx context.Context) error {
 }
 
 // oneCall makes a single echo call.
-func oneCall(addr string) error {
-	l, err := connect(addr, spec{conns: 1, streams: 1, method: methodPing, style: styleGRPC})
+func oneCall(addr string, tls bool) error {
+	l, err := connect(addr, spec{conns: 1, streams: 1, method: methodPing, style: styleGRPC, tls: tls})
 	defer l.close()
 	if err != nil {
 		return err

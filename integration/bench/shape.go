@@ -78,7 +78,7 @@ func (b *bench) shape(ctx context.Context, p *peer, n int, measure func(context.
 		return "", false, err
 	}
 	defer stop()
-	in, err := p.start(ctx, b.lab, false, backends)
+	in, err := p.start(ctx, b.lab, setup{}, backends)
 	if err != nil {
 		return "", false, err
 	}

@@ -107,6 +107,7 @@ func TestTheProcessIsAMemberOfTheMesh(t *testing.T) {
 	})
 	t.Run("it calls a native service, which sees who it is", func(t *testing.T) {
 		n := m.startNative("echo", "echo-1")
+		m.intend("echo", map[string]api.IntentionAction{"trunkline": api.IntentionActionAllow})
 		cc := harness.Dial(t, n.Addr, grpc.WithTransportCredentials(credentials.NewTLS(client(i, "echo"))))
 		if who, err := harness.WhoAnswers(harness.Context(t, 10*time.Second), cc); err != nil || who != "echo-1" {
 			t.Errorf("%q, %v", who, err)

@@ -167,7 +167,18 @@ func (m *mesh) startNative(service, name string) *native {
 			n.callers = append(n.callers, id)
 		}
 	}
-	n.Backend = harness.StartBackend(m.t, name, grpc.Creds(credentials.NewTLS(m.member(service, ""))),
+	config := m.member(service, "")
+	config.VerifyConnection = func(s tls.ConnectionState) error { // as a native service must, it asks for itself who may call
+		if err := m.verify(s.PeerCertificates, ""); err != nil {
+			return err
+		}
+		said, err := m.API.Agent().ConnectAuthorize(&api.AgentAuthorizeParams{Target: service, ClientCertURI: spiffe(s.PeerCertificates[0]), ClientCertSerial: "01"})
+		if err == nil && !said.Authorized {
+			err = errors.New(said.Reason)
+		}
+		return err
+	}
+	n.Backend = harness.StartBackend(m.t, name, grpc.Creds(credentials.NewTLS(config)),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			saw(ctx)
 			return next(ctx, req)

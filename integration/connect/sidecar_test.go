@@ -28,8 +28,8 @@ func (m *mesh) sidecar(args ...string) {
 		m.t.Fatal(err)
 	}
 	m.t.Cleanup(func() {
-		cmd.Process.Kill() //nolint:errcheck // Wait tells
-		cmd.Wait()         //nolint:errcheck // it was killed
+		cmd.Process.Kill()
+		cmd.Wait()
 	})
 }
 

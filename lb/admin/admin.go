@@ -1,20 +1,24 @@
 // Package admin owns what an operator sees: the AdminService API, /healthz, /readyz, /metrics, /debug/pprof and the page.
 // It must not decide anything or touch a call: it asks a Source and shows the answer.
 //
-// Everything is served on one address, in clear text: HTTP/1.1 and HTTP/2 by prior knowledge, so that curl, a browser and
-// grpcurl can all call it. It is meant for loopback: who reaches it may drain the process. Browsers are held to their own
-// origin, and a page that had its name rebound to 127.0.0.1 is turned away (see guard.go).
+// Everything is served on one address: HTTP/1.1 and HTTP/2, in clear text or over TLS, so that curl, a browser and grpcurl can all
+// call it. It is meant for loopback: who reaches it may drain the process, and elsewhere it must ask for a token or a client certificate
+// (see security.go). Browsers are held to their own origin, and a page that had its name rebound to 127.0.0.1 is turned away (see
+// guard.go).
 package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync"
 	"time"
 
+	"github.com/trunkline/trunkline/lb/certs"
 	"github.com/trunkline/trunkline/lb/decision"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 	"github.com/trunkline/trunkline/proto/trunkline/admin/v1/adminv1connect"
@@ -51,24 +55,36 @@ type Server struct {
 	log     *slog.Logger
 	reflect *reflection
 	handler http.Handler
+	token   *token        // nil: none is asked for
+	certs   *certs.Server // nil: clear text
+	api     []string      // the paths of API calls, each with what is below it
 	// stopping is closed when Serve ends, to end the watches.
 	stopping context.Context
 	stop     context.CancelFunc
+	once     sync.Once
 }
 
-// New makes a server of source; metrics answers /metrics and may be nil. It starts nothing: call Serve, or mount Handler.
+// New makes a server of source that asks for no proof; metrics answers /metrics and may be nil. It starts nothing: call Serve, or mount Handler.
 func New(source Source, metrics http.Handler, log *slog.Logger) *Server {
-	s := &Server{source: source, log: log, reflect: newReflection()}
+	return assemble(Options{Source: source, Metrics: metrics, Log: log}, nil, nil)
+}
+
+func assemble(o Options, t *token, shown *certs.Server) *Server {
+	s := &Server{source: o.Source, log: o.Log, reflect: newReflection(), token: t, certs: shown}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
-	mux.Handle(adminv1connect.NewAdminServiceHandler(&service{source: source, stopping: s.stopping}))
+	call := func(path string, h http.Handler) {
+		mux.Handle(path, s.authorized(o, h))
+		s.api = append(s.api, path)
+	}
+	call(adminv1connect.NewAdminServiceHandler(&service{source: o.Source, stopping: s.stopping}))
 	for _, path := range s.reflect.paths {
-		mux.Handle(path, s.reflect.server)
+		call(path, s.reflect.server)
 	}
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	if metrics != nil {
-		mux.Handle("GET /metrics", metrics)
+	if o.Metrics != nil {
+		mux.Handle("GET /metrics", o.Metrics)
 	}
 	mux.HandleFunc("GET /{$}", page)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -76,7 +92,7 @@ func New(source Source, metrics http.Handler, log *slog.Logger) *Server {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	s.handler = guard(mux)
+	s.handler = guard(s.admit(mux))
 	return s
 }
 
@@ -88,7 +104,11 @@ func (s *Server) Handler() http.Handler { return s.handler }
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
+	if s.certs != nil {
+		l = tls.NewListener(l, s.certs.Config())
+	}
 	srv := &http.Server{
 		Handler:   s.handler,
 		Protocols: protocols,
@@ -118,10 +138,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Close ends the watches and the reflection server. Serve calls it; only who mounts Handler must.
+// Close ends the watches, of files too, and the reflection server. Serve calls it; only who mounts Handler must.
 func (s *Server) Close() {
-	s.stop()
-	s.reflect.server.Stop()
+	s.once.Do(func() {
+		s.stop()
+		s.reflect.server.Stop()
+		s.token.close()
+		if s.certs != nil {
+			s.certs.Close()
+		}
+	})
 }
 
 // healthz says that the process is alive: that it answers at all is the answer.

@@ -8,9 +8,10 @@ import (
 	"strings"
 )
 
-// guard keeps foreign web pages away from the admin address, which has no login.
+// guard keeps foreign web pages away from the admin address, which may have no login.
 //
-//   - A page of another origin cannot post: the browser's own Sec-Fetch-Site or Origin header gives it away.
+//   - A page of another origin cannot post: the browser's own Sec-Fetch-Site or Origin header gives it away. Nor can it make the browser
+//     fetch what costs something, such as a profile, though it could not read it: beside the page itself nothing is for links.
 //   - A page whose name was rebound to 127.0.0.1 looks like its own origin, but its Host is a name. So a request that
 //     arrives on a loopback address must name localhost or an IP address.
 //
@@ -21,6 +22,10 @@ func guard(next http.Handler) http.Handler {
 	return origin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if onLoopback(r) && !namesThisMachine(r.Host) {
 			say(w, http.StatusForbidden, fmt.Sprintf("the admin address is on loopback and answers to localhost or an IP address, not to %q", r.Host))
+			return
+		}
+		if site := r.Header.Get("Sec-Fetch-Site"); (site == "cross-site" || site == "same-site") && r.URL.Path != "/" && !open(r.URL.Path) {
+			say(w, http.StatusForbidden, "a page of another origin asks for this; open it by itself")
 			return
 		}
 		h := w.Header()

@@ -204,7 +204,7 @@ func (s *Server) Close() {
 	s.staples.close()
 }
 
-// Config is for tls.Server: it stays the same for the Server's life, and must not be cloned, or changes of ticket keys pass the clone by.
+// Config is for tls.Server: it stays the same for the Server's life, and answers each ClientHello with what holds at that moment.
 // A connection on which acme-tls/1 was negotiated (ConnectionState.NegotiatedProtocol) carries nothing: close it after the handshake.
 func (s *Server) Config() *tls.Config { return s.outer }
 

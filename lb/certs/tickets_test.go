@@ -140,6 +140,23 @@ func TestARevokedOrExpiredCertificateIsRefusedOnResumption(t *testing.T) {
 	})
 }
 
+func TestWhereHandshakesFailForCertificatesResumedOnesDoToo(t *testing.T) {
+	eachVersion(t, func(t *testing.T, version uint16) {
+		m, other := newMutual(t, "strict"), newAuthority(t, "Consul CA")
+		r := &roots{pool: other.pool()}
+		s := serve(t, ServerOptions{TLS: m.tls, Roots: r})
+		client := m.client(other.named("shop.mesh"), version)
+		call(t, s, client)
+		if resumed, name, _ := call(t, s, client); !resumed || name != "shop.mesh" {
+			t.Fatal(resumed, name)
+		}
+		r.pool = newAuthority(t, "Next CA").pool() // the session does not know of it
+		if cs, _, err, _ := shake(t, s.Config(), client); err == nil {
+			t.Errorf("let in, resumed %v", cs.DidResume)
+		}
+	})
+}
+
 // A client that has a new certificate must not be judged by the old one, which the session would bring along.
 func TestAClientThatWasRefusedIsAskedAgain(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version uint16) {

@@ -15,7 +15,7 @@ type expected struct {
 	client        *Client
 	roots         *x509.CertPool // nil: the system's
 	address, name string
-	spiffe        string // in place of name; "": none
+	spiffe        string // in place of name, or beside a name that the configuration gives; "": none
 	mesh          bool
 	match         func(spiffe string) error // in the mesh
 }
@@ -55,9 +55,10 @@ func (e *expected) certificate(certs []*x509.Certificate) error {
 		return e.explain(leaf, err)
 	}
 	if e.spiffe != "" || e.match != nil {
-		return e.identity(leaf)
-	}
-	if e.mesh {
+		if err := e.identity(leaf); err != nil || e.client.o.TLS.GetServerName() == "" {
+			return err
+		} // with both, both must be right
+	} else if e.mesh {
 		return errors.New("nobody said which service of the mesh to expect")
 	}
 	if leaf.VerifyHostname(e.name) != nil {

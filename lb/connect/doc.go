@@ -8,8 +8,8 @@
 //
 // Intentions are asked of the agent (/v1/agent/connect/authorize), which judges by services only: an intention with permissions (layer
 // 7) allows nothing here, whatever these say, and the refusal tells so. The answer about a pair of services is asked for
-// again every five seconds while it is used, so that a changed intention is obeyed within ten. It is kept while the agent does not
-// answer. A pair of which nothing is known is refused then.
+// again every five seconds, until nobody has used it for ten minutes, so that a changed intention is obeyed within ten seconds. It is
+// kept while the agent does not answer. A pair of which nothing is known is refused then.
 //
 // The token needs service:write for Options.Service (its certificate, and intentions towards it) and for every other target that is
 // asked about.

@@ -17,7 +17,7 @@ import (
 const (
 	askEvery    = 5 * time.Second // an answer that is used is asked for again after this, less a jitter of up to a fifth
 	askLimit    = 2 * time.Second // for one question
-	keepFor     = 12              // rounds of askEvery that an answer may go unused: a minute
+	keepFor     = 120             // rounds of askEvery that an answer may go unused: ten minutes
 	maxAnswers  = 4096
 	maxInFlight = 16 // questions
 )
@@ -170,7 +170,8 @@ func (i *Identity) keep(ctx context.Context, a *answer) {
 		if !sleep(ctx, pause) {
 			return
 		}
-		if unused++; a.used.Swap(false) {
+		last := a.verdict.Load()
+		if unused++; a.used.Swap(false) || failures > 0 && last.asked { // what is known must outlast the agent's absence
 			unused = 0
 		}
 		if unused >= keepFor {
