@@ -11,6 +11,8 @@ import (
 
 // Endpoint is one address of a cluster, as its source described it. It is immutable once it is part of a Snapshot.
 type Endpoint struct {
+	// Cluster is the name of the cluster that the endpoint was seen in; set where reflection is asked, else "".
+	Cluster string
 	// Address is host:port, as it is dialled. It is the endpoint's identity: the same address in two snapshots is the
 	// same endpoint, whatever else changed.
 	Address string

@@ -41,11 +41,22 @@ func (c *Conn) control(n int) {
 	}
 }
 
+// spareOutput is how much control frames may add to the output whatever the client's budget says, in bytes.
+const spareOutput = 64 << 10
+
 // overflow takes output beyond the mark into the client's budget, and gives the peer up when there is too much of it.
 func (c *Conn) overflow() {
 	n := len(c.out) - c.outOff
 	if n <= maxOutput {
 		more := int64(n-c.cfg.OutputMark) - c.outHeld + outStep
+		if n <= c.cfg.OutputMark+spareOutput && more > 0 {
+			// A client whose streams hold all that it may is no attacker yet.
+			c.held += more
+			c.budget.add(more)
+			c.outHeld += more
+			c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))
+			return
+		}
 		if more <= 0 || c.hold(more) {
 			c.outHeld += max(more, 0)
 			c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))

@@ -269,5 +269,5 @@ func (h *Hub) Recheck(address string) {
 }
 
 func targetOf(e discovery.Endpoint) reflection.Target {
-	return reflection.Target{Address: e.Address, InstanceID: e.InstanceID}
+	return reflection.Target{Cluster: e.Cluster, Address: e.Address, InstanceID: e.InstanceID}
 }

@@ -132,6 +132,7 @@ func (m *merger) ask(raw map[string]*discovery.Cluster) {
 	for _, c := range raw {
 		if m.wants(c) {
 			for _, e := range c.Endpoints {
+				e.Cluster = c.Name
 				targets[targetOf(e)] = struct{}{}
 			}
 		}
@@ -150,6 +151,7 @@ func (m *merger) enrich(c *discovery.Cluster, now time.Time, probedAt map[reflec
 	var unasked []*discovery.Endpoint
 	for i := range c.Endpoints {
 		e := &c.Endpoints[i]
+		e.Cluster = c.Name
 		st := m.prober.State(targetOf(*e))
 		if st == nil {
 			continue

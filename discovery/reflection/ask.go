@@ -54,12 +54,19 @@ type Asker struct {
 	Credentials credentials.TransportCredentials
 	// Dial makes the connection to host:port; nil: plain TCP. The environment's proxy settings are never used.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Secure shakes hands over TLS where a cluster wants that, and returns nc itself where not; nil: none does.
+	Secure func(ctx context.Context, cluster, address string, nc net.Conn) (net.Conn, error)
 }
 
 // Ask asks the endpoint at address (host:port), first by grpc.reflection.v1, then by v1alpha where v1 is not implemented.
 // The whole conversation is one stream and so comes from one instance. Errors carry a gRPC status; UNIMPLEMENTED means
 // that the endpoint has no reflection.
 func (a *Asker) Ask(ctx context.Context, address string) (*Result, error) {
+	return a.AskIn(ctx, "", address)
+}
+
+// AskIn is Ask of an endpoint of that cluster.
+func (a *Asker) AskIn(ctx context.Context, cluster, address string) (*Result, error) {
 	limits := a.Limits.withDefaults()
 	ctx, cancel := context.WithTimeout(ctx, limits.Timeout)
 	defer cancel()
@@ -73,8 +80,18 @@ func (a *Asker) Ask(ctx context.Context, address string) (*Result, error) {
 		grpc.WithDisableHealthCheck(), grpc.WithUserAgent("trunkline-reflection"), grpc.WithMaxHeaderListSize(64 << 10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limits.Message)),
 	}
-	if a.Dial != nil {
-		options = append(options, grpc.WithContextDialer(a.Dial))
+	dial := a.Dial
+	if dial == nil && a.Secure != nil {
+		dial = func(ctx context.Context, address string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", address) }
+	}
+	if dial != nil {
+		options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			nc, err := dial(ctx, address)
+			if err != nil || a.Secure == nil {
+				return nc, err
+			}
+			return a.Secure(ctx, cluster, address, nc)
+		}))
 	}
 	// passthrough: the dialler resolves names; grpc's own DNS resolver would look up TXT records too.
 	conn, err := grpc.NewClient("passthrough:///"+address, options...)

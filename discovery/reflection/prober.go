@@ -14,6 +14,7 @@ import (
 // Target is one instance to be kept asked. Another InstanceID at the same Address is another target: what its predecessor
 // said is forgotten.
 type Target struct {
+	Cluster    string // "" where that makes no difference
 	Address    string
 	InstanceID string
 }
@@ -169,7 +170,7 @@ func (p *Prober) keepAsking(ctx context.Context, t Target, pr *probe) {
 		case <-ctx.Done():
 			return
 		}
-		result, err := p.options.Asker.Ask(ctx, t.Address)
+		result, err := p.options.Asker.AskIn(ctx, t.Cluster, t.Address)
 		asked := time.Now()
 		<-slots
 		slots = p.again

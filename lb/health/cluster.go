@@ -220,7 +220,7 @@ func (c *cluster) setCheck(h *serviceconfig.HealthCheck) {
 
 func (c *cluster) startProber(m *member) {
 	ctx, cancel := context.WithCancel(c.k.ctx)
-	p := newProber(c.k, m.address, *c.check, cancel)
+	p := newProber(c.k, c.name, m.address, *c.check, cancel)
 	p.report = func(r result) (settled bool) { return c.checked(m, p, r) }
 	m.prober = p
 	c.k.running.Go(func() { p.run(ctx) })

@@ -32,7 +32,7 @@ type Member struct {
 // Keeper keeps watch over the endpoints of all clusters. Its methods are safe for concurrent use.
 type Keeper struct {
 	log   *slog.Logger
-	dial  func(ctx context.Context, address string) (net.Conn, error)
+	dial  func(ctx context.Context, cluster, address string) (net.Conn, error)
 	start time.Time     // of the clock that outlier detection reads
 	slots chan struct{} // one for each connection that is being made
 
@@ -47,8 +47,8 @@ type Keeper struct {
 // maxDials bounds how many connections to probe are being made at once. Who waits for a place is not failing meanwhile.
 const maxDials = 32
 
-// New returns a keeper that watches nobody yet. dial opens a connection to host:port, as for calls; it must respect its context.
-func New(log *slog.Logger, dial func(ctx context.Context, address string) (net.Conn, error)) *Keeper {
+// New returns a keeper that watches nobody yet. dial opens a connection to an endpoint of a cluster, host:port, as for calls; it must respect its context.
+func New(log *slog.Logger, dial func(ctx context.Context, cluster, address string) (net.Conn, error)) *Keeper {
 	k := &Keeper{log: log, dial: dial, start: time.Now(), slots: make(chan struct{}, maxDials)}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.clusters.Store(&map[string]*cluster{})

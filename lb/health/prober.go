@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,6 +21,7 @@ import (
 // are its goroutine's.
 type prober struct {
 	k       *Keeper                     // set once in newProber
+	cluster string                      // set once in newProber
 	address string                      // set once in newProber
 	cfg     serviceconfig.HealthCheck   // set once in newProber, with defaults
 	cancel  context.CancelFunc          // set once in newProber
@@ -36,14 +38,14 @@ type prober struct {
 // keeps its connections, and would look healthy for ever.
 const silence = 4
 
-func newProber(k *Keeper, address string, cfg serviceconfig.HealthCheck, cancel context.CancelFunc) *prober {
+func newProber(k *Keeper, cluster, address string, cfg serviceconfig.HealthCheck, cancel context.CancelFunc) *prober {
 	if cfg.Interval <= 0 {
 		cfg.Interval = 5 * time.Second
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = time.Second
 	}
-	return &prober{k: k, address: address, cfg: cfg, cancel: cancel, settled: true}
+	return &prober{k: k, cluster: cluster, address: address, cfg: cfg, cancel: cancel, settled: true}
 }
 
 // run asks until ctx ends.
@@ -109,7 +111,7 @@ func (p *prober) connect(ctx context.Context) bool {
 		return false
 	}
 	conn, err := grpc.NewClient("passthrough:///"+p.address, // the dialler resolves names
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(p.k.dial), grpc.WithNoProxy(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return p.k.dial(ctx, p.cluster, address) }), grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithDisableHealthCheck(), grpc.WithIdleTimeout(0),
 		grpc.WithUserAgent("trunkline-health"), grpc.WithMaxHeaderListSize(16<<10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<10)))

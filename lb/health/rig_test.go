@@ -100,7 +100,7 @@ func (r *rig) at(address string) host {
 	return *r.host(address)
 }
 
-func (r *rig) dial(ctx context.Context, address string) (net.Conn, error) {
+func (r *rig) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	r.mu.Lock()
 	h := r.host(address)
 	h.dials++

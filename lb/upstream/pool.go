@@ -87,8 +87,15 @@ func (p *Pool) startDial() {
 	r.dials.Add(1)
 	go func() {
 		defer r.dials.Done()
-		ctx, cancel := context.WithTimeout(r.ctx, p.ep.opts.Load().ConnectTimeout)
+		o := p.ep.opts.Load()
+		ctx, cancel := context.WithTimeout(r.ctx, o.ConnectTimeout)
 		nc, err := r.dial(ctx, p.ep.Address)
+		if err == nil && o.Secure != nil {
+			plain := nc
+			if nc, err = o.Secure(ctx, p.ep.Address, plain); err != nil {
+				_ = plain.Close()
+			}
+		}
 		cancel()
 		p.shard.Enter()
 		defer p.shard.Leave()

@@ -35,6 +35,8 @@ type Options struct {
 	// KeepaliveInterval is how long a connection with streams may be silent before it is asked; KeepaliveTimeout how long
 	// it may then take to answer.
 	KeepaliveInterval, KeepaliveTimeout time.Duration
+	// Secure shakes hands over TLS, and returns a *transport.Secured; nil: h2c. It may not keep nc after an error.
+	Secure func(ctx context.Context, address string, nc net.Conn) (net.Conn, error)
 	// MinBackoff and MaxBackoff bound the wait between refused dials.
 	MinBackoff, MaxBackoff time.Duration
 }
