@@ -44,12 +44,13 @@ func (c *Conn) control(n int) {
 // overflow takes output beyond the mark into the client's budget, and gives the peer up when there is too much of it.
 func (c *Conn) overflow() {
 	n := len(c.out) - c.outOff
-	if n <= maxOutput {
-		more := int64(n-c.cfg.OutputMark) - c.outHeld + outStep
-		if more <= 0 || c.hold(more) {
-			c.outHeld += max(more, 0)
-			c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))
-			return
+	if more := int64(n-c.cfg.OutputMark) - c.outHeld; n <= maxOutput {
+		for _, step := range []int64{outStep, 0} { // as seldom as it can be
+			if more+step <= 0 || c.hold(more+step) {
+				c.outHeld += max(0, more+step)
+				c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))
+				return
+			}
 		}
 	}
 	if c.failed == nil {
