@@ -295,17 +295,6 @@ func FuzzMessagesComeBack(f *testing.F) {
 	})
 }
 
-func FuzzStatusValues(f *testing.F) {
-	for _, s := range []string{"0", "16", "17", "", "-1", "99999999999"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, v string) {
-		if s, ok := ParseStatus(v); !ok && s != Unknown {
-			t.Fatalf("ParseStatus(%q) = %v without ok", v, s)
-		}
-	})
-}
-
 // However the bytes are cut into frames, the count is the same, and a naive walk over the whole agrees.
 func FuzzAnySplitCountsTheSame(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x00\x05hello\x00\x00\x00\x00\x00"), []byte{1, 2, 3})

@@ -47,8 +47,7 @@ const spareOutput = 64 << 10
 // overflow takes output beyond the mark into the client's budget, and gives the peer up when there is too much of it.
 func (c *Conn) overflow() {
 	n := len(c.out) - c.outOff
-	if n <= maxOutput {
-		more := int64(n-c.cfg.OutputMark) - c.outHeld + outStep
+	if more := int64(n-c.cfg.OutputMark) - c.outHeld; n <= maxOutput {
 		if n <= c.cfg.OutputMark+spareOutput && more > 0 {
 			// A client whose streams hold all that it may is no attacker yet.
 			c.held += more
@@ -57,10 +56,12 @@ func (c *Conn) overflow() {
 			c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))
 			return
 		}
-		if more <= 0 || c.hold(more) {
-			c.outHeld += max(more, 0)
-			c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))
-			return
+		for _, step := range []int64{outStep, 0} { // as seldom as it can be
+			if more+step <= 0 || c.hold(more+step) {
+				c.outHeld += max(0, more+step)
+				c.outMost = min(maxOutput, c.cfg.OutputMark+int(c.outHeld))
+				return
+			}
 		}
 	}
 	if c.failed == nil {

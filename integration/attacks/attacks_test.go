@@ -14,6 +14,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -199,10 +200,11 @@ limits: { %s }
 	if err != nil {
 		t.Fatal(err)
 	}
+	spent := cpu(trunkline.Pid())
 	load := beginLoad(old, young, a.lasts/2)
 	code, stdout, stderr := harness.Run(t, a.lasts+30*time.Second, []string{orderKey + "=" + string(text)}, me)
 	under := load.stop()
-	r := row{attack: a, before: before.p99(), under: under.p99(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: trunkline.PeakRSS(t), seen: &seen{}}
+	r := row{attack: a, before: before.p99(), under: under.p99(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: trunkline.PeakRSS(t), seen: &seen{}, cpu: cpu(trunkline.Pid()) - spent}
 	if code != 0 {
 		t.Fatalf("the attacker ended with status %d:\n%s", code, stderr)
 	}
@@ -269,6 +271,7 @@ type row struct {
 	calls, failed int
 	before, under time.Duration // p99
 	peak          int64
+	cpu           time.Duration // of the product, during the attack
 	seen          *seen
 }
 
@@ -281,7 +284,19 @@ func (r *row) ended() string {
 }
 
 func (r *row) String() string {
-	return fmt.Sprintf("%-32s %6d %6d %9s %9s %5d MiB %18s", r.attack.name, r.calls, r.failed, ms(r.before), ms(r.under), r.peak/mebibyte, r.ended())
+	return fmt.Sprintf("%-32s %6d %6d %9s %9s %5d MiB %5.2f s %18s", r.attack.name, r.calls, r.failed, ms(r.before), ms(r.under), r.peak/mebibyte, r.cpu.Seconds(), r.ended())
+}
+
+// cpu is the processor time that a process has taken.
+func cpu(pid int) time.Duration {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // the zero of a process that is gone fails no test
+	_, rest, _ := strings.Cut(string(text), ") ")
+	var user, system int64
+	if f := strings.Fields(rest); len(f) > 12 {
+		user, _ = strconv.ParseInt(f[11], 10, 64)
+		system, _ = strconv.ParseInt(f[12], 10, 64)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
@@ -302,7 +317,7 @@ func (f *table) report(t *testing.T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d cores, %s\n%-32s %6s %6s %9s %9s %9s %18s\n", runtime.NumCPU(), runtime.Version(), "attack", "calls", "failed", "p99", "attacked", "peak RSS", "conns/goaway/other")
+	fmt.Fprintf(&b, "%d cores, %s\n%-32s %6s %6s %9s %9s %9s %7s %18s\n", runtime.NumCPU(), runtime.Version(), "attack", "calls", "failed", "p99", "attacked", "peak RSS", "CPU", "conns/goaway/other")
 	for _, r := range f.rows {
 		fmt.Fprintln(&b, &r)
 	}
@@ -314,8 +329,8 @@ func (f *table) report(t *testing.T) {
 
 // String is what the attacker saw, in a few lines.
 func (s *seen) String() string {
-	return fmt.Sprintf("opened %d (at once %d), not even made %d, closed %d, hanging %d, left %d, open at the end %d (too long %d), %.1f MiB sent\n  GOAWAY %s\n  RST_STREAM %s\n  answers %s\n  errors %v",
-		s.Opened, s.Welcome, s.Refused, s.Closed, s.Hanging, s.Left, s.Cut, s.Spared, float64(s.Sent)/mebibyte, list(s.GoAway), list(s.Resets), list(s.Status), s.Errors)
+	return fmt.Sprintf("opened %d (at once %d), not even made %d, closed %d, hanging %d, left %d, open at the end %d (too long %d), %.1f MiB sent, slowest goodbye %v\n  GOAWAY %s\n  RST_STREAM %s\n  answers %s\n  errors %v",
+		s.Opened, s.Welcome, s.Refused, s.Closed, s.Hanging, s.Left, s.Cut, s.Spared, float64(s.Sent)/mebibyte, s.Goodbye.Round(time.Millisecond), list(s.GoAway), list(s.Resets), list(s.Status), s.Errors)
 }
 
 func list(counts map[string]int) string {

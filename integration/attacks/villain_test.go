@@ -45,6 +45,7 @@ type seen struct {
 	Resets  map[string]int // RST_STREAM that came, by code
 	Status  map[string]int // calls that were answered, by grpc-status and grpc-message
 	Sent    int64          // bytes
+	Goodbye time.Duration  // the longest from a GOAWAY to the end of its connection
 	Errors  []string
 
 	welcome int
@@ -112,7 +113,8 @@ func (a *attack) connect(ctx context.Context, o order, s *seen, worker int) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}
 	nc, err := d.DialContext(ctx, "tcp", o.Addr)
 	if err != nil {
-		if ctx.Err() == nil {
+		var late net.Error
+		if ctx.Err() == nil && !(errors.As(err, &late) && late.Timeout()) { // the attack was over before
 			s.count(func() {
 				if s.Refused++; len(s.Errors) < 5 {
 					s.Errors = append(s.Errors, err.Error())
@@ -146,6 +148,7 @@ type villain struct {
 	ends      atomic.Int64  // streams that ended
 	// Written by the reader, read after gone.
 	goaway string
+	told   time.Time // when it came
 }
 
 // hello begins HTTP/2: the preface, SETTINGS, a reader.
@@ -244,6 +247,7 @@ func (v *villain) read() {
 			}
 		case *http2.GoAwayFrame:
 			if v.goaway == "" {
+				v.told = time.Now()
 				v.goaway = fr.ErrCode.String() + ": " + string(fr.DebugData())
 				close(v.over)
 			}
@@ -289,7 +293,7 @@ func (v *villain) answered(fields []hpack.HeaderField) {
 }
 
 // closing is how long the server may take to close a connection that it has told to go.
-const closing = 3 * time.Second
+const closing = 5 * time.Second
 
 // finish ends the connection and says how it went.
 func (v *villain) finish(patience time.Duration) {
@@ -324,10 +328,13 @@ func (v *villain) finish(patience time.Duration) {
 	_ = v.nc.Close() // the reader ends by it
 	<-v.gone
 	v.seen.count(func() {
+		if v.goaway != "" && ended {
+			v.seen.Goodbye = max(v.seen.Goodbye, time.Since(v.told))
+		}
 		switch s := v.seen; {
-		case v.goaway != "" && !ended:
+		case v.goaway != "" && !ended && wait == closing:
 			s.Hanging++
-		case v.goaway != "":
+		case v.goaway != "" && (ended || v.left):
 			s.GoAway[v.goaway]++
 		case v.left:
 			s.Left++

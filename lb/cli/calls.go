@@ -33,7 +33,10 @@ func (c *explainCmd) runCalls(ctx context.Context, env Env) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	api, address := c.api()
+	api, address, err := c.api()
+	if err != nil {
+		return err
+	}
 	r, err := api.ExplainCall(ctx, connect.NewRequest(req))
 	if err != nil {
 		return noAnswer(address, err)

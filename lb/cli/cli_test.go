@@ -25,6 +25,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func TestWhatTheCommandLinePrints(t *testing.T) {
 	t.Setenv("CONSUL_HTTP_ADDR", "")
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+	t.Setenv("TRUNKLINE_ADMIN_TOKEN_FILE", "")
 	for name, line := range map[string]string{
 		"version":            "version",
 		"help":               "--help",

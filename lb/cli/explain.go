@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -20,7 +19,6 @@ import (
 	"github.com/trunkline/trunkline/lb/admin"
 	"github.com/trunkline/trunkline/lb/config"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
-	"github.com/trunkline/trunkline/proto/trunkline/admin/v1/adminv1connect"
 )
 
 // defaultAdmin is where a Trunkline without a config serves its admin API.
@@ -29,7 +27,7 @@ const defaultAdmin = "127.0.0.1:9901"
 type explainCmd struct {
 	Method     string  `arg:"" optional:"" help:"pkg.Service/Method: where would a call go now? With --last or --last-errors: only its calls (or those of pkg.Service)."`
 	Config     string  `short:"c" placeholder:"FILE" xor:"from" help:"Answer from this config file; what discovery would find is not known then."`
-	Admin      string  `placeholder:"ADDR" xor:"from" help:"Ask the running Trunkline with this admin address (default: ${admin})."`
+	adminFlags `embed:""`
 	Authority  string  `placeholder:"NAME" help:"The call's :authority."`
 	Trace      string  `placeholder:"ID" xor:"call" help:"Tell what happened to the calls of this trace: its 32 hex digits, or a traceparent."`
 	LastErrors howMany `placeholder:"[N]" xor:"call" help:"Tell the last N calls that failed or were slow (20)."`
@@ -98,7 +96,10 @@ func (c *explainCmd) ask(ctx context.Context, env Env, method string) (*adminv1.
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	api, address := c.api()
+	api, address, err := c.api()
+	if err != nil {
+		return nil, err
+	}
 	r, err := api.Explain(ctx, connect.NewRequest(&adminv1.ExplainRequest{Method: method, Authority: c.Authority}))
 	if err != nil {
 		return nil, noAnswer(address, err)
@@ -107,22 +108,6 @@ func (c *explainCmd) ask(ctx context.Context, env Env, method string) (*adminv1.
 }
 
 const askTimeout = 10 * time.Second
-
-// api is a client of the admin API, and its address.
-func (c *explainCmd) api() (adminv1connect.AdminServiceClient, string) {
-	address := c.Admin
-	if address == "" {
-		address = defaultAdmin
-	}
-	if !strings.Contains(address, "://") {
-		address = "http://" + address
-	}
-	return adminv1connect.NewAdminServiceClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, address), address
-}
-
-func noAnswer(address string, err error) error {
-	return fmt.Errorf("no answer from the admin API at %s: %w (is a Trunkline running there? name it with --admin, or a file with -c)", address, err)
-}
 
 // explain prints the answer as a story: rules, cluster, endpoints, end.
 func explain(w io.Writer, r *adminv1.ExplainResponse) {

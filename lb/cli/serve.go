@@ -82,7 +82,13 @@ func (s *serving) run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 	if a := s.engine.AdminAddr(); a != nil {
-		s.log.Info("admin page", "url", "http://"+a.String()+"/")
+		scheme := "http://"
+		s.mu.Lock()
+		if s.cfg.GetAdmin().GetTls() != nil {
+			scheme = "https://"
+		}
+		s.mu.Unlock()
+		s.log.Info("admin page", "url", scheme+a.String()+"/")
 	}
 	if s.file != nil {
 		wg.Go(func() {

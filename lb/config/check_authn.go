@@ -121,7 +121,7 @@ func (r *report) checkProvider(at string, p *configv1.JwtProvider) {
 	case file == "" && p.GetIssuer() != "":
 		u, err := url.Parse(p.GetIssuer())
 		if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u)) {
-			r.errorf(at+".issuer", "%q is no place to find keys by OIDC discovery: write jwksUrl or jwksFile, or an issuer such as https://login.example.com", withoutSecrets(p.GetIssuer()))
+			r.errorf(at+".issuer", "%q is no place to find keys by OIDC discovery: write jwksUrl or jwksFile, or an issuer such as https://login.example.com", p.GetIssuer())
 		}
 	}
 	for i, name := range p.GetAudiences() {
@@ -156,22 +156,12 @@ func (r *report) checkKeyURL(at string, p *configv1.JwtProvider) {
 	u, err := url.Parse(p.GetJwksUrl())
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		r.errorf(path, "%q is not the address of a key set: write https://host/path", withoutSecrets(p.GetJwksUrl()))
+		r.errorf(path, "%q is not the address of a key set: write https://host/path", p.GetJwksUrl())
 	case u.Scheme == "http" && p.GetCaFile() != "":
 		r.errorf(at+".caFile", "is given, but jwksUrl (line %d) is plain http: write it with https", r.line(path))
 	case u.Scheme == "http" && !loopback(u):
 		r.warnf(path, "is plain http: whoever is on the way to it can put in keys, and so make tokens; write it with https")
 	}
-}
-
-// withoutSecrets is an address for a message.
-func withoutSecrets(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "it"
-	}
-	u.User, u.RawQuery = nil, ""
-	return u.String()
 }
 
 func loopback(u *url.URL) bool {

@@ -104,6 +104,11 @@ func parse(name string, data []byte, limit int) (*configv1.Config, []Warning, er
 		r.checkRules(cfg)
 		r.checkSemantics(cfg)
 	}
+	for _, said := range []Errors{r.errors, r.warnings} {
+		for i := range said {
+			said[i].Message = Redact(said[i].Message)
+		}
+	}
 	byPlace := func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 			strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))

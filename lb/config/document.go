@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"regexp"
 
 	"github.com/trunkline/trunkline/policy/serviceconfig/document"
 	"go.yaml.in/yaml/v3"
@@ -20,7 +21,7 @@ func (r *report) readDocument(data []byte) *yaml.Node {
 	var wrong *document.Error
 	switch {
 	case errors.As(err, &wrong):
-		r.errors = append(r.errors, Problem{File: r.file, Line: wrong.Line, Column: wrong.Column, Message: wrong.Message})
+		r.errors = append(r.errors, Problem{File: r.file, Line: wrong.Line, Column: wrong.Column, Message: unquoted(wrong.Message)})
 	case err != nil:
 		r.empty()
 	}
@@ -31,4 +32,11 @@ func (r *report) readDocument(data []byte) *yaml.Node {
 // must not replace the config that runs.
 func (r *report) empty() {
 	r.errors = append(r.errors, Problem{File: r.file, Line: 1, Column: 1, Message: "the file is empty: write {} for the defaults, or run without a file"})
+}
+
+var unknownAnchor = regexp.MustCompile(`unknown anchor '.*' referenced`)
+
+// unquoted leaves out the name of an alias that leads nowhere: it may be a token that begins with a star, without quotes.
+func unquoted(message string) string {
+	return unknownAnchor.ReplaceAllString(message, "an alias (*) to nowhere: put quotes around a value that begins with a star")
 }

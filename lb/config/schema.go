@@ -159,7 +159,11 @@ func (r *report) field(n *yaml.Node, path string, field protoreflect.FieldDescri
 
 func (r *report) stringMap(n *yaml.Node, path string) any {
 	if n.Kind != yaml.MappingNode {
-		r.unreadable(path, "expected a mapping of strings like { key: value }, got %s", document.Describe(n))
+		got := "a list"
+		if n.Kind == yaml.ScalarNode {
+			got = "a single value" // not which: it may be a secret, such as OTEL_EXPORTER_OTLP_HEADERS has it
+		}
+		r.unreadable(path, "expected a mapping of strings like { key: value }, got %s", got)
 		return nil
 	}
 	out := map[string]any{}

@@ -9,11 +9,12 @@ import (
 
 // blindly walks a message whose type nobody told: every length-delimited value may be a text, a message, or both, and is looked
 // at as what it can be. So texts are found, named by field numbers; strings that are not UTF-8 are not.
-func (w *walk) blindly(b []byte) error {
+func (w *walk) blindly(b []byte) *parseError {
 	if !parses(b) {
 		return &parseError{"", "a field is broken or cut off"}
 	}
-	return w.guess(b)
+	w.guess(b)
+	return nil
 }
 
 // parses tells whether b is fields, one after the other.
@@ -29,53 +30,49 @@ func parses(b []byte) bool {
 }
 
 // guess walks fields that parse.
-func (w *walk) guess(b []byte) error {
+func (w *walk) guess(b []byte) {
 	if !w.texts || w.blind == maxBlindDepth {
-		return nil
+		return
 	}
 	w.blind++
-	defer func() { w.blind-- }()
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		m := protowire.ConsumeFieldValue(num, typ, b[n:])
 		w.path = append(w.path, strconv.Itoa(int(num)))
-		err := w.unknownValue(num, typ, b[n:n+m])
-		w.path = w.path[:len(w.path)-1]
-		if err != nil {
-			return err
-		}
+		w.unknownValue(num, typ, b[n:n+m])
+		w.leave()
 		b = b[n+m:]
 	}
-	return nil
+	w.blind--
 }
 
 // unknownValue looks at one value.
-func (w *walk) unknownValue(num protowire.Number, typ protowire.Type, value []byte) error {
-	if !w.texts {
-		return nil
-	}
+func (w *walk) unknownValue(num protowire.Number, typ protowire.Type, value []byte) {
 	switch typ {
 	case protowire.StartGroupType:
 		if v, n := protowire.ConsumeGroup(num, value); n >= 0 {
-			return w.guess(v)
+			w.guess(v)
 		}
 	case protowire.BytesType:
-		v, n := protowire.ConsumeBytes(value)
-		if n < 0 || len(v) == 0 {
-			return nil
-		}
-		message := parses(v)
-		// What parses as a message and has control characters is one; else it may be both: a text can be made to parse.
-		if utf8.Valid(v) && (!message || printable(v)) {
-			if err := w.take(v); err != nil {
-				return err
-			}
-		}
-		if message {
-			return w.guess(v)
+		if v, n := protowire.ConsumeBytes(value); n >= 0 {
+			w.unknownBytes(v)
 		}
 	}
-	return nil
+}
+
+// unknownBytes looks at what may be a text or a message. What parses as a message and has control characters is one; else it may
+// be both, for a text can be made to parse.
+func (w *walk) unknownBytes(v []byte) {
+	if !w.texts {
+		return
+	}
+	message := parses(v)
+	if utf8.Valid(v) && (!message || printable(v)) {
+		w.take(v)
+	}
+	if message {
+		w.guess(v)
+	}
 }
 
 func printable(v []byte) bool {

@@ -5,7 +5,7 @@
 // parses, which fields are unknown, which texts it holds, and what decoding it would cost; only protovalidate needs a decoded
 // message (validate.go). Texts become the arguments of a transaction of the web application firewall (waf.go).
 //
-// Judging is slow (a message of ten short texts: near a millisecond for the firewall), so it is done by as many workers as
+// Judging is slow (a message of ten short texts: one to two milliseconds for the firewall), so it is done by as many workers as
 // there are processors, in turn for each client's address, with a bounded queue (pool.go).
 //
 // What cannot be inspected is refused wherever something would be refused: an unknown compression, a message that does not
@@ -18,7 +18,6 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -31,10 +30,10 @@ import (
 
 // Inspector holds the payload rules of one configuration. It is safe for concurrent use.
 type Inspector struct {
-	log   *slog.Logger
 	rules []rule // set once in New
+	walls walls  // the same
+	pool  *pool  // nil: nothing is judged
 	plans plans
-	pool  *pool
 	teller
 }
 
@@ -47,18 +46,18 @@ type rule struct {
 }
 
 // New compiles the payload rules of cfg, which must have its defaults: nil and no error when it has none. It starts goroutines
-// that Close ends. The first waf takes about a second to build.
+// that Close ends. Each distinct waf takes some tens of milliseconds to build, and some megabytes.
 func New(cfg *configv1.Config, log *slog.Logger) (*Inspector, error) {
 	if len(cfg.GetPayload()) == 0 {
 		return nil, nil //nolint:nilnil // no rules, no inspector: so the contract says
 	}
-	i := &Inspector{log: log, teller: newTeller(log)}
-	var walls walls
+	i := &Inspector{teller: newTeller(log)}
 	judges := false
 	for n, p := range cfg.GetPayload() {
 		why := fmt.Sprintf("payload[%d]", n)
 		set, err := methods.Compile(p.GetMethods())
 		if err != nil {
+			i.walls.close()
 			return nil, fmt.Errorf("%s.methods: %w", why, err)
 		}
 		r := rule{methods: set, validate: p.GetValidate(), limits: Rules{
@@ -67,7 +66,8 @@ func New(cfg *configv1.Config, log *slog.Logger) (*Inspector, error) {
 			Judges: p.GetValidate() != nil || p.GetWaf() != nil, MaxInspected: int64(p.GetMaxInspectedBytes()), Why: why,
 		}}
 		if p.GetWaf() != nil {
-			if r.wall, err = walls.get(p.GetWaf(), why+".waf"); err != nil {
+			if r.wall, err = i.walls.get(p.GetWaf(), why+".waf"); err != nil {
+				i.walls.close()
 				return nil, err
 			}
 		}
@@ -90,9 +90,13 @@ func limit(v *uint64) int64 {
 
 // Close ends the workers, after what waits has been judged. Who asks later is refused.
 func (i *Inspector) Close() {
-	if i != nil && i.pool != nil {
+	if i == nil {
+		return
+	}
+	if i.pool != nil {
 		i.pool.close()
 	}
+	i.walls.close()
 }
 
 // For is what the first rule that names method ("pkg.Service/Method") asks of its messages; nil if none does. It is cheap.
@@ -205,11 +209,3 @@ func tooLarge(r *Rules) authn.Refusal {
 	return authn.Refusal{Status: grpc.ResourceExhausted, Reason: "MESSAGE_TOO_LARGE",
 		Message: fmt.Sprintf("is larger than %d bytes, the most that is inspected (%s.maxInspectedBytes): send smaller messages", r.MaxInspected, r.Why)}
 }
-
-// teller writes what was found to the log, not more often than the log can bear.
-type teller struct {
-	log   *slog.Logger
-	quiet *pace
-}
-
-func newTeller(log *slog.Logger) teller { return teller{log: log, quiet: newPace(10, 20, time.Now)} }

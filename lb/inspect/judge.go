@@ -73,7 +73,7 @@ func (c *court) judge() {
 		w.types = plan.types
 		err := w.top(body, plan.input)
 		switch {
-		case err != nil && (c.unable(refusalOf(err)) || !searches):
+		case err != nil && (c.unable(err.refusal()) || !searches):
 			return
 		case err != nil: // it is only watched: what can be seen of it is
 			plan = nil
@@ -86,7 +86,7 @@ func (c *court) judge() {
 	}
 	if plan == nil {
 		w = walk{texts: true}
-		if err := w.blindly(body); err != nil && c.find(search, refusalOf(err)) {
+		if err := w.blindly(body); err != nil && c.find(search, err.refusal()) {
 			return
 		}
 	}

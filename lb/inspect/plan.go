@@ -125,9 +125,6 @@ func (t *types) FindMessageByURL(url string) (protoreflect.MessageType, error) {
 
 // redacts tells whether a field has the option debug_redact.
 func (t *types) redacts(fd protoreflect.FieldDescriptor) bool {
-	if t == nil {
-		return false
-	}
 	if v, ok := t.hidden.Load(fd); ok {
 		return v.(bool)
 	}

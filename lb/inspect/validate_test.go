@@ -195,7 +195,7 @@ func TestAMessageThatWouldGrowWhenDecodedIsRefused(t *testing.T) {
 	at := describe(t, place)
 	r := inspector(t, strict, nil).For(place, at)
 	v := judge(r, &Message{Body: []byte(strings.Repeat("\x1a\x00", 1<<20))})
-	mustSay(t, v, "RESOURCE_EXHAUSTED", "MESSAGE_TOO_COMPLEX", "too many parts")
+	mustSay(t, v, "RESOURCE_EXHAUSTED", "MESSAGE_TOO_COMPLEX", "too many small parts")
 }
 
 func TestAShadowOnlyNotes(t *testing.T) {

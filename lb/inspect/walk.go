@@ -1,7 +1,6 @@
 package inspect
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -20,8 +19,12 @@ const (
 	maxDepth = 100
 	// maxBlindDepth bounds how deep is guessed that bytes are a message.
 	maxBlindDepth = 16
-	// maxTexts bounds the texts of one message that are searched: each costs all rules.
-	maxTexts = 5000
+	// maxTexts and maxTextBytes bound the texts of one message that are searched: each costs all rules, 0.15 ms for a short one, and
+	// about 5 us for a byte of a long one. So a message holds a worker for one to two seconds at the very most.
+	maxTexts     = 5000
+	maxTextBytes = 256 << 10
+	// maxBytesText bounds a field of type bytes that is taken for a text, as it is UTF-8: longer ones are files.
+	maxBytesText = 16 << 10
 )
 
 // walk reads a message's bytes once, with proto.Unmarshal's understanding of what parses, but builds nothing: decoding costs up
@@ -31,13 +34,14 @@ type walk struct {
 	texts bool   // gather them
 
 	found       []text
+	textBytes   int  // of found
+	overflow    bool // there was more than is searched
 	unknown     []unknown
 	unknownMore bool
 	memory      int64 // bytes that the decoded message would take, about
 	elements    int   // messages and values
 
 	path  []string // of field names
-	hide  int      // how many of path have the option debug_redact
 	depth int
 	blind int  // how deep in bytes whose type is unknown
 	any   bool // a google.protobuf.Any was met
@@ -46,13 +50,9 @@ type walk struct {
 
 // text is a string of a message.
 type text struct {
-	path     string // field names, joined with points: never what the client chose
-	redacted bool
-	value    string
+	path  string // field names, joined with points: never what the client chose
+	value string
 }
-
-// errComplex is a message that is too much to look through.
-var errComplex = errors.New("holds more than is looked through")
 
 // parseError says what does not parse, without values.
 type parseError struct {
@@ -60,26 +60,25 @@ type parseError struct {
 	why     string
 }
 
-func (e *parseError) Error() string { return fmt.Sprintf("%s: %s", e.message, e.why) }
-
-func refusalOf(err error) authn.Refusal {
-	var p *parseError
-	if errors.As(err, &p) {
-		if p.message == "" {
-			return *malformed("is not a protobuf message: %s", p.why)
-		}
-		return *malformed("does not parse as %s: %s", p.message, p.why)
+func (e *parseError) refusal() authn.Refusal {
+	if e.message == "" {
+		return *malformed("is not a protobuf message: %s", e.why)
 	}
-	return tooComplex()
+	return *malformed("does not parse as %s: %s", e.message, e.why)
+}
+
+func tooMuchText(by charge) authn.Refusal {
+	return authn.Refusal{Status: grpc.ResourceExhausted, Reason: "MESSAGE_TOO_COMPLEX",
+		Message: fmt.Sprintf("holds more text than is searched for attacks, %d strings and %d bytes (%s): send several smaller messages, or have the method named by an entry of payload "+
+			"that comes first and has no waf", maxTexts, maxTextBytes, by.name)}
 }
 
 func tooComplex() authn.Refusal {
-	return authn.Refusal{Status: grpc.ResourceExhausted, Reason: "MESSAGE_TOO_COMPLEX",
-		Message: fmt.Sprintf("has too many parts to be inspected (%d texts, or too many small values): send several smaller messages", maxTexts)}
+	return authn.Refusal{Status: grpc.ResourceExhausted, Reason: "MESSAGE_TOO_COMPLEX", Message: "has too many small parts to be validated: send several smaller messages"}
 }
 
 // top walks a message of type md.
-func (w *walk) top(b []byte, md protoreflect.MessageDescriptor) error {
+func (w *walk) top(b []byte, md protoreflect.MessageDescriptor) *parseError {
 	if err := w.message(b, md); err != nil {
 		return err
 	}
@@ -89,9 +88,10 @@ func (w *walk) top(b []byte, md protoreflect.MessageDescriptor) error {
 	return nil
 }
 
-func (w *walk) message(b []byte, md protoreflect.MessageDescriptor) error {
-	if md.IsPlaceholder() { // the endpoint did not send the file that defines it
-		return w.unknownMessage(b, md.FullName())
+func (w *walk) message(b []byte, md protoreflect.MessageDescriptor) *parseError {
+	if md.IsPlaceholder() {
+		w.memory += int64(len(b))
+		return w.open(b, md.FullName())
 	}
 	if w.depth++; w.depth > maxDepth {
 		return &parseError{md.FullName(), fmt.Sprintf("messages nest more than %d deep", maxDepth)}
@@ -105,13 +105,13 @@ func (w *walk) message(b []byte, md protoreflect.MessageDescriptor) error {
 	var once []protoreflect.FieldNumber // singular messages that were there
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
+		if n < 0 || num > protowire.MaxValidNumber {
 			return &parseError{md.FullName(), "a field's tag is broken"}
 		}
 		rest := b[n:]
 		fd := w.field(md, num)
 		n = unmatched
-		var err error
+		var err *parseError
 		if fd != nil {
 			if fd.Message() != nil && !fd.IsList() && !fd.IsMap() {
 				if slices.Contains(once, num) {
@@ -131,11 +131,8 @@ func (w *walk) message(b []byte, md protoreflect.MessageDescriptor) error {
 			w.note(md.FullName(), num)
 			w.memory += int64(n)
 			w.path = append(w.path, strconv.Itoa(int(num)))
-			err = w.unknownValue(num, typ, rest[:n])
-			w.path = w.path[:len(w.path)-1]
-			if err != nil {
-				return err
-			}
+			w.unknownValue(num, typ, rest[:n])
+			w.leave()
 		} else if isAny && typ == protowire.BytesType {
 			switch v, _ := protowire.ConsumeBytes(rest); num {
 			case 1:
@@ -169,13 +166,13 @@ func (w *walk) field(md protoreflect.MessageDescriptor, num protoreflect.FieldNu
 const unmatched = -1 << 30
 
 // known walks the value of a known field and returns its length, or unmatched.
-func (w *walk) known(b []byte, typ protowire.Type, fd protoreflect.FieldDescriptor) (int, error) {
+func (w *walk) known(b []byte, typ protowire.Type, fd protoreflect.FieldDescriptor) (int, *parseError) {
 	want := wireType(fd.Kind())
 	packed := typ == protowire.BytesType && fd.IsList() && want != protowire.BytesType && want != protowire.StartGroupType
 	if typ != want && !packed {
 		return unmatched, nil
 	}
-	broken := func() error {
+	broken := func() *parseError {
 		return &parseError{fd.ContainingMessage().FullName(), fmt.Sprintf("field %s (%d) is broken or cut off", fd.Name(), fd.Number())}
 	}
 	switch typ {
@@ -209,8 +206,9 @@ func (w *walk) known(b []byte, typ protowire.Type, fd protoreflect.FieldDescript
 		if fd.Kind() == protoreflect.StringKind && !valid && enforcesUTF8(fd) {
 			return 0, &parseError{fd.ContainingMessage().FullName(), fmt.Sprintf("field %s (%d) is not UTF-8", fd.Name(), fd.Number())}
 		}
-		if fd.Kind() == protoreflect.StringKind || valid {
-			return n, w.text(v, fd)
+		// What an Any holds is walked when it is whole (anything).
+		if fd.Kind() == protoreflect.StringKind || valid && len(v) <= maxBytesText && fd.ContainingMessage().FullName() != "google.protobuf.Any" {
+			w.text(v, fd)
 		}
 		return n, nil
 	}
@@ -228,10 +226,10 @@ func (w *walk) count(n int) {
 }
 
 // inside walks the message that a field holds.
-func (w *walk) inside(b []byte, fd protoreflect.FieldDescriptor) error {
+func (w *walk) inside(b []byte, fd protoreflect.FieldDescriptor) *parseError {
 	w.enter(fd)
 	err := w.message(b, fd.Message())
-	w.leave(fd)
+	w.leave()
 	return err
 }
 
@@ -241,58 +239,50 @@ func (w *walk) enter(fd protoreflect.FieldDescriptor) {
 		name = "[" + string(fd.FullName()) + "]"
 	}
 	w.path = append(w.path, name)
-	if w.types.redacts(fd) {
-		w.hide++
+}
+
+func (w *walk) leave() { w.path = w.path[:len(w.path)-1] }
+
+func (w *walk) text(v []byte, fd protoreflect.FieldDescriptor) {
+	if w.texts {
+		w.enter(fd)
+		w.take(v)
+		w.leave()
 	}
 }
 
-func (w *walk) leave(fd protoreflect.FieldDescriptor) {
-	w.path = w.path[:len(w.path)-1]
-	if w.types.redacts(fd) {
-		w.hide--
+func (w *walk) take(v []byte) {
+	if len(v) == 0 || w.overflow {
+		return
 	}
-}
-
-func (w *walk) text(v []byte, fd protoreflect.FieldDescriptor) error {
-	if !w.texts || len(v) == 0 {
-		return nil
+	if w.textBytes+len(v) > maxTextBytes || len(w.found) == maxTexts {
+		w.overflow = true
+		return
 	}
-	w.enter(fd)
-	err := w.take(v)
-	w.leave(fd)
-	return err
-}
-
-func (w *walk) take(v []byte) error {
-	if len(w.found) == maxTexts {
-		return errComplex
-	}
-	w.found = append(w.found, text{path: strings.Join(w.path, "."), redacted: w.hide > 0, value: string(v)})
-	return nil
+	w.textBytes += len(v)
+	w.found = append(w.found, text{path: strings.Join(w.path, "."), value: string(v)})
 }
 
 // anything walks what an Any holds, where its type is known: to the service's file, to what that imports, or to Trunkline itself
 // (google.rpc, the well-known types). Else it is looked through as bytes, and says nothing of unknown fields.
-func (w *walk) anything(url string, value []byte) error {
+func (w *walk) anything(url string, value []byte) *parseError {
 	w.any = true
-	if len(value) == 0 {
-		return nil
-	}
 	if w.types != nil {
 		if t, err := w.types.FindMessageByURL(url); err == nil {
 			return w.message(value, t.Descriptor())
 		}
 	}
-	return w.unknownMessage(value, "google.protobuf.Any")
+	w.unknownBytes(value)
+	return nil
 }
 
-// unknownMessage looks through bytes that are said to be a message.
-func (w *walk) unknownMessage(b []byte, name protoreflect.FullName) error {
+// open looks through a message of a type that the endpoint sent no file for.
+func (w *walk) open(b []byte, name protoreflect.FullName) *parseError {
 	if !parses(b) {
 		return &parseError{name, "its content is broken or cut off"}
 	}
-	w.memory += int64(len(b))
-	return w.guess(b)
+	w.guess(b)
+	return nil
 }
 
 func enforcesUTF8(fd protoreflect.FieldDescriptor) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
@@ -19,6 +20,8 @@ type party struct {
 	conn   *session.Conn
 	cfg    session.Config
 	budget session.Budget
+	own    session.Budget
+	total  session.Total
 	other  *party
 	wire   []byte // sent, and not yet received by the other
 	halves map[uint32]*half
@@ -46,7 +49,17 @@ func newParty(t *testing.T, name string, role session.Role, shape byte) *party {
 		MaxStreams: 5, MaxHeaderBytes: 4000, OutputMark: []int{100, 3000, 70_000, 1 << 20}[shape>>3&3],
 	}
 	p.budget.Max = []int64{30_000, 1 << 20}[shape>>5&1]
+	p.cfg.Abuse = session.Abuse{Resets: 100, Idle: 500, Refused: 1000} // nothing that it does is abuse
+	p.cfg.StallTimeout, p.cfg.FrameTimeout, p.cfg.PrefaceTimeout = 24*time.Hour, 24*time.Hour, 24*time.Hour
+	p.budget.Total = &p.total
+	if shape>>6&1 != 0 {
+		p.total.Max = 70_000
+	}
 	p.conn = session.New(p.env, role, &p.cfg, p, p)
+	if role == session.Server {
+		p.own = session.Budget{Max: 1 << 20, Total: &p.total} // of its own, so that it is never full
+		p.conn.SetBudget(&p.own)
+	}
 	return p
 }
 
@@ -94,7 +107,7 @@ func (p *party) HandleData(s *session.Stream, b []byte, end bool) {
 }
 
 func (p *party) HandleReset(s *session.Stream, code h2.Code, why error) {
-	if why != nil && why != session.ErrUnprocessed && why != errEnd {
+	if why != nil && why != session.ErrUnprocessed && why != session.ErrShare && why != errEnd {
 		p.t.Fatalf("%s finds fault with stream %d: %v", p.name, s.ID, why)
 	}
 	p.half(s).cut = true
@@ -278,6 +291,10 @@ func conversation(t *testing.T, script []byte) {
 		case 14:
 			p.conn.Blocked = v&1 != 0
 		case 15:
+			p.env.Now += int64(time.Millisecond)
+			if e := p.conn.Expired(p.env.Now); e != nil {
+				t.Fatalf("%s: expired: %v", p.name, e)
+			}
 			if v < 8 && p == server {
 				p.conn.GoAway("")
 			} else if v < 16 && p == server {
@@ -335,7 +352,7 @@ func finish(t *testing.T, both [2]*party) {
 			}
 		}
 		p.conn.Close(h2.Cancel, errEnd)
-		if b, f := p.env.Buffers.Outstanding(), p.env.Interner.Len(); b != 0 || f != 0 || p.budget.Held != 0 || p.budget.Granted != 0 {
+		if b, f := p.env.Buffers.Outstanding(), p.env.Interner.Len(); b != 0 || f != 0 || p.budget.Held != 0 || p.budget.Granted != 0 || p.total.Held != 0 || p.total.Holders != 0 {
 			t.Fatalf("%s: %d buffers and %d fields are lost, the budget is left at %+v", p.name, b, f, p.budget)
 		}
 	}

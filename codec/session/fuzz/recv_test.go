@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	xhpack "golang.org/x/net/http2/hpack"
@@ -22,7 +23,9 @@ type subject struct {
 	t      *testing.T
 	env    *session.Env
 	conn   *session.Conn
-	budget *session.Budget
+	budget *session.Budget // of its streams
+	own    session.Budget  // of the connection itself: what it holds hangs on how the bytes come in pieces
+	total  session.Total
 	role   session.Role
 	log    strings.Builder
 	out    []byte
@@ -31,10 +34,26 @@ type subject struct {
 	err    error
 }
 
-func newSubject(t *testing.T, role session.Role) *subject {
-	u := &subject{t: t, role: role, env: &session.Env{Interner: hpack.NewInterner()}, budget: &session.Budget{Max: 50_000}, live: map[uint32]*session.Stream{}}
-	cfg := &session.Config{StreamWindow: 5000, MaxStreamWindow: 12_000, ConnWindow: 66_000, MaxStreams: 6, MaxHeaderBytes: 2000, OutputMark: 1 << 30}
+func newSubject(t *testing.T, role session.Role, mode byte) *subject {
+	u := &subject{t: t, role: role, env: &session.Env{Interner: hpack.NewInterner()}, budget: &session.Budget{Max: 50_000}, live: map[uint32]*session.Stream{}, own: session.Budget{Max: 100_000}}
+	cfg := &session.Config{
+		StreamWindow: 5000, MaxStreamWindow: 12_000, ConnWindow: 66_000, MaxStreams: 6, MaxHeaderBytes: 2000, MaxHeaderFields: 12, OutputMark: 1 << 30,
+		PrefaceTimeout: time.Hour, FrameTimeout: time.Hour, StallTimeout: time.Hour,
+	}
+	if mode&8 != 0 { // little may be wasted
+		cfg.Abuse = session.Abuse{Resets: 1, Idle: 1, Refused: 1}
+	}
+	u.env.Now = 1
 	u.conn = session.New(u.env, role, cfg, u, u)
+	session.Spend(u.conn, float64(mode>>4))
+	u.budget.Total = &u.total
+	if mode&16 != 0 {
+		u.total.Max = 20_000
+	}
+	if role == session.Server {
+		u.own.Total = &u.total
+		u.conn.SetBudget(&u.own)
+	}
 	return u
 }
 
@@ -87,6 +106,9 @@ func (u *subject) HandleHeaders(s *session.Stream, b *session.Block) {
 		return
 	}
 	s.SetBudget(u.budget)
+	if s.ID%10 == 9 {
+		u.conn.Wasted()
+	}
 	switch s.ID / 2 % 8 {
 	case 0:
 		u.headers(s, true, ":status", "200", "grpc-status", "0")
@@ -136,6 +158,9 @@ func (u *subject) HandleData(s *session.Stream, p []byte, end bool) {
 
 func (u *subject) HandleReset(s *session.Stream, code h2.Code, why error) {
 	u.say("reset %d %v %v", s.ID, code, why)
+	if s.ID%16 == 1 {
+		u.conn.Due()
+	}
 	if s.ID%4 == 3 {
 		u.conn.Reset(s, code)
 	}
@@ -196,12 +221,24 @@ func (u *subject) recv(p []byte) {
 }
 
 func (u *subject) end() {
+	// Time passes, in steps; what has stalled is reset, and what holds too much while all do.
+	for range 3 {
+		u.env.Now += int64(40 * time.Minute)
+		if e := u.conn.Expired(u.env.Now); (e != nil) != (u.conn.Failed() != nil) {
+			u.t.Fatalf("expired: %v, failed: %v", e, u.conn.Failed())
+		}
+		if e := session.Check(u.conn); e != nil {
+			u.t.Fatal(e)
+		}
+		u.out = append(u.out, u.conn.Output()...)
+		u.conn.Advance(len(u.conn.Output()))
+	}
 	u.conn.Close(h2.Cancel, errors.New("the end"))
 	if b, f := u.env.Buffers.Outstanding(), u.env.Interner.Len(); b != 0 || f != 0 || len(u.live) != 0 {
 		u.t.Fatalf("%d buffers, %d fields, %d streams are lost", b, f, len(u.live))
 	}
-	if u.budget.Held != 0 || u.budget.Granted != 0 {
-		u.t.Fatalf("the budget is left at %+v", *u.budget)
+	if u.budget.Held != 0 || u.budget.Granted != 0 || u.own.Held != 0 || u.total.Held != 0 || u.total.Holders != 0 {
+		u.t.Fatalf("the budgets are left at %+v, %+v, of %+v", *u.budget, u.own, u.total)
 	}
 }
 
@@ -241,7 +278,7 @@ func frames(in []byte) (out []byte) {
 
 // run feeds input in chunks of step bytes (a changing number where step is 0).
 func run(t *testing.T, role session.Role, mode byte, input []byte, step int) *subject {
-	u := newSubject(t, role)
+	u := newSubject(t, role, mode)
 	if role == session.Server && mode&1 != 0 {
 		u.recv([]byte(h2.Preface))
 	}
@@ -329,6 +366,9 @@ func seeds(f *testing.F, server bool) {
 	_ = fr.WriteWindowUpdate(0, 100_000)
 	_ = fr.WriteGoAway(9, 0, []byte("bye"))
 	f.Add(byte(3), b.Bytes())
+	f.Add(byte(0x2b), b.Bytes())
+	f.Add(byte(0x4f), []byte(strings.Repeat("\x01\x05\x01\x03\x83\x86\x84\x03\x00\x01\x04\x00\x00\x00\x08\x06\x00\x00\x08abcdefgh", 9)))
+	f.Add(byte(0x1f), []byte("\x01\x05\x03\x03\x83\x86\x84\x01\x05\x05\x03\x83\x86\x84\x01\x00\x09\x03\x83\x86\x84\x09\x00\x09\x00\x00\x00"))
 	f.Add(byte(0), append([]byte(h2.Preface), b.Bytes()...))
 	f.Add(byte(7), []byte("\x01\x04\x01\x03\x83\x86\x84\x00\x00\x01\x05hello\x00\x01\x01\x00\x08\x00\x00\x04\x00\x00\xff\xff"))
 	f.Add(byte(7), []byte("\x01\x04\x03\x03\x83\x86\x84\x04\x00\x00\x06\x00\x04\x00\x00\x00\x00\x08\x00\x03\x04\x00\x00\xff\xff\x03\x00\x03\x04\x00\x00\x00\x08"))
