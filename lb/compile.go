@@ -17,6 +17,7 @@ import (
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/forward"
 	"github.com/trunkline/trunkline/lb/health"
+	"github.com/trunkline/trunkline/lb/inspect"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/upstream"
@@ -40,15 +41,24 @@ func (s *Server) Apply(cfg *configv1.Config) error {
 	config.ApplyDefaults(cfg)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	oldCfg, oldSources, oldDocuments := s.cfg, s.sources, s.documents
+	oldCfg, oldSources, oldDocuments, oldEdge := s.cfg, s.sources, s.documents, s.edge.Load()
+	next, err := s.newEdge(cfg, oldEdge)
+	if err != nil {
+		s.refuse(err)
+		return err
+	}
 	if err := errors.Join(s.readPolicies(cfg), s.buildSources(cfg)); err != nil {
 		s.documents = oldDocuments
 		s.refuse(err)
+		s.discard(next, oldEdge)
 		return err
 	}
 	s.cfg = cfg
 	s.cfgNum++
+	s.next = next
 	if err := s.compile(); err != nil {
+		s.next = oldEdge
+		s.discard(next, oldEdge)
 		s.cfg, s.sources, s.documents = oldCfg, oldSources, oldDocuments
 		s.cfgNum--
 		s.refuse(err)
@@ -56,7 +66,9 @@ func (s *Server) Apply(cfg *configv1.Config) error {
 	}
 	s.cfgAt = time.Now()
 	s.notes.refused, s.notes.refusedAt = "", time.Time{}
+	s.use(next)
 	s.settings.Store(listenerSettings(cfg))
+	s.setTotals(cfg)
 	s.setOverload(cfg)
 	s.hub.Replace(s.sourceList())
 	for _, what := range needsRestart(oldCfg, cfg) {
@@ -86,7 +98,7 @@ func (s *Server) publish(snap *discovery.Snapshot) {
 // compile makes the generation of the configuration and the snapshot in force. s.mu is held.
 func (s *Server) compile() error {
 	c := newCompiler(&ground{registry: s.registry, shards: s.shards, snapshot: s.snapshot, cfgName: s.cfgName,
-		policies: s.policies, said: s.hub.Reflected, documents: s.documents}, s.cfg)
+		policies: s.policies, said: s.hub.Reflected, documents: s.documents, edge: s.next, library: s.library}, s.cfg)
 	g, err := c.generation()
 	if err != nil {
 		return err
@@ -127,6 +139,8 @@ type ground struct {
 	policies  *policies.Store // nil where nothing runs
 	documents documents
 	said      func(discovery.Endpoint) *reflection.Result // nil where nothing runs
+	edge      *edge                                       // nil where nothing runs
+	library   *inspect.Library                            // the same
 }
 
 // compiler gathers the rules of one generation.
@@ -166,6 +180,13 @@ func (c *compiler) generation() (*forward.Generation, error) {
 		ReplayTotal: int64(c.cfg.GetLimits().GetReplayBytesTotal()) / int64(max(1, len(c.s.shards))),
 	}}
 	g.Rules = c.rulesOf()
+	if e := c.s.edge; e != nil {
+		g.Gate, g.Protected = e.gateOf()
+		g.Mesh = e.meshOf()
+		if e.payloads != nil {
+			g.Payload = c.payloadOf(e.payloads)
+		}
+	}
 	g.ByAuthority = slices.ContainsFunc(c.rules, func(r route.Rule) bool { return r.Match.Authority != "" })
 	if snap != nil {
 		for _, x := range snap.Conflicts {
@@ -220,6 +241,9 @@ func (c *compiler) addCluster(cl *discovery.Cluster) {
 	live, _ := c.s.documents.of(cl.Name)
 	st := &clusterState{cluster: cl, policy: config.BalancerFor(c.cfg, cl.Name, live), config: live}
 	opts := upstreamOptions(c.cfg, cl.Name)
+	if c.s.edge != nil {
+		opts.Secure = c.s.edge.secure(cl.Name)
+	}
 	for _, e := range cl.Endpoints {
 		ep := c.s.registry.Endpoint(cl.Name, e.Address, opts)
 		c.keep[ep] = true
@@ -341,7 +365,7 @@ func needsRestart(old, cfg *configv1.Config) (fields []string) {
 			fields = append(fields, name)
 		}
 	}
-	if !slices.EqualFunc(old.GetListeners(), cfg.GetListeners(), func(a, b *configv1.Listener) bool { return proto.Equal(a, b) }) {
+	if !slices.EqualFunc(old.GetListeners(), cfg.GetListeners(), func(a, b *configv1.Listener) bool { return a.GetAddress() == b.GetAddress() }) {
 		fields = append(fields, "listeners")
 	}
 	if old.GetShards() != cfg.GetShards() {

@@ -21,11 +21,13 @@ import (
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/forward"
 	"github.com/trunkline/trunkline/lb/health"
+	"github.com/trunkline/trunkline/lb/inspect"
 	"github.com/trunkline/trunkline/lb/listener"
 	"github.com/trunkline/trunkline/lb/overload"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
+	"github.com/trunkline/trunkline/lb/transport"
 	"github.com/trunkline/trunkline/lb/upstream"
 	poverload "github.com/trunkline/trunkline/policy/overload"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
@@ -71,7 +73,11 @@ type Server struct {
 
 	gen      atomic.Pointer[forward.Generation]
 	settings atomic.Pointer[listener.Settings]
-	rejected atomic.Uint64 // configurations refused
+	edge     atomic.Pointer[edge]
+	doors    []*atomic.Pointer[listener.Door] // by listener; set once
+	library  *inspect.Library                 // set once
+	closing  sync.WaitGroup                   // old edges
+	rejected atomic.Uint64                    // configurations refused
 	shedAt   atomic.Pointer[poverload.Settings]
 
 	mu        sync.Mutex
@@ -83,6 +89,7 @@ type Server struct {
 	documents documents                // guarded by mu
 	snapshot  *discovery.Snapshot      // guarded by mu; nil before the first
 	ready     bool                     // guarded by mu
+	next      *edge                    // guarded by mu; what generations are compiled with
 	changed   chan struct{}            // guarded by mu; closed at the next change
 	drained   chan struct{}            // guarded by mu; nil before Drain; closed when it has finished
 	targets   map[string]*clusterState // guarded by mu
@@ -117,15 +124,21 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	settings := func() poverload.Settings { return *s.shedAt.Load() }
 	s.setOverload(o.Config)
 	s.overload = overload.Start(s.log, settings)
+	s.library = inspect.NewLibrary()
 	s.startShards()
 	s.documents.stored = map[string]*document{}
 	if err := errors.Join(s.readPolicies(o.Config), s.buildSources(o.Config)); err != nil {
 		return nil, err
 	}
 	s.hub = hub.New(hub.Options{Logger: o.Logger, NoReflection: o.Config.GetDiscovery().GetReflection().GetDisabled(),
-		Reflection: reflectionOptions(o.Config, o.Logger)})
+		Reflection: s.reflectionOptions(o.Config)})
 	s.registry.OnUp = func(_, address string) { s.hub.Recheck(address) } // what answers there now may be another version
 	s.settings.Store(listenerSettings(o.Config))
+	s.setTotals(o.Config)
+	if s.next, err = s.newEdge(o.Config, nil); err != nil {
+		return nil, err
+	}
+	s.use(s.next)
 	s.tel.Observe(s.observe)
 	s.mu.Lock()
 	s.cfgNum, s.cfgAt = 1, time.Now()
@@ -135,8 +148,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range o.Config.GetListeners() {
-		bound, err := listener.Bind(ctx, l.GetAddress(), s.forwarders, &s.settings, listener.Options{Log: o.Logger})
+	slots := make(transport.Slots, (runtime.GOMAXPROCS(0)+1)/2)
+	for i, l := range o.Config.GetListeners() {
+		bound, err := listener.Bind(ctx, l.GetAddress(), s.forwarders, &s.settings, listener.Options{Door: s.doors[i], Slots: slots, Log: o.Logger})
 		if err != nil {
 			return nil, err
 		}
@@ -150,7 +164,10 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		if o.Config.GetMetrics().GetDisabled() {
 			metrics = nil
 		}
-		s.admin = admin.New(s, metrics, o.Logger)
+		s.admin, err = admin.Open(admin.Options{Source: s, Metrics: metrics, Log: o.Logger, Config: o.Config.GetAdmin(), Authorize: s.authorizeAdmin})
+		if err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -165,7 +182,7 @@ func (s *Server) startShards() {
 		d := &net.Dialer{}
 		dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
 	}
-	s.keeper = health.New(s.log, dial)
+	s.keeper = health.New(s.log, s.dialIn(dial))
 	handlers := make([]upstream.StreamHandler, n)
 	for i := range n {
 		sh := shard.New(i, s.started, uint64(s.started.UnixNano()))
@@ -188,7 +205,22 @@ func listenerSettings(cfg *configv1.Config) *listener.Settings {
 		Session: session.Config{
 			StreamWindow: min(firstWindow, int32(l.GetStreamWindowBytes())), MaxStreamWindow: int32(l.GetStreamWindowBytes()),
 			ConnWindow: connWindow, MaxStreams: l.GetMaxConcurrentStreams(), MaxHeaderBytes: l.GetMaxHeaderBytes(), OutputMark: outputMark,
+			MaxHeaderFields: l.GetMaxHeaderFields(), FrameTimeout: l.GetFrameTimeout().AsDuration(), StallTimeout: l.GetStallTimeout().AsDuration(),
+			PrefaceTimeout: l.GetPrefaceTimeout().AsDuration(),
+			Abuse: session.Abuse{Resets: float64(l.GetAbuse().GetResetsPerSecond()), Idle: float64(l.GetAbuse().GetIdleFramesPerSecond()),
+				Refused: float64(l.GetAbuse().GetRefusedPerSecond())},
 		},
+		MaxConnections: int(l.GetMaxConnections()), MaxPerAddress: int(l.GetMaxConnectionsPerAddress()), PrefaceTimeout: l.GetPrefaceTimeout().AsDuration(),
+	}
+}
+
+// setTotals bounds what clients make the shards hold.
+func (s *Server) setTotals(cfg *configv1.Config) {
+	most := int64(cfg.GetLimits().GetBufferBytesTotal()) / int64(len(s.shards))
+	for i, sh := range s.shards {
+		sh.Lock()
+		s.forwarders[i].SetTotal(most)
+		sh.Unlock()
 	}
 }
 
@@ -220,10 +252,10 @@ func upstreamOptions(cfg *configv1.Config, cluster string) *upstream.Options {
 	}
 }
 
-func reflectionOptions(cfg *configv1.Config, log *slog.Logger) reflection.Options {
+func (s *Server) reflectionOptions(cfg *configv1.Config) reflection.Options {
 	r := cfg.GetDiscovery().GetReflection()
-	return reflection.Options{Refresh: r.GetInterval().AsDuration(), Logger: log,
-		Asker: &reflection.Asker{Limits: reflection.Limits{Timeout: r.GetTimeout().AsDuration()}}}
+	return reflection.Options{Refresh: r.GetInterval().AsDuration(), Logger: s.log,
+		Asker: &reflection.Asker{Limits: reflection.Limits{Timeout: r.GetTimeout().AsDuration()}, Secure: s.shake}}
 }
 
 // Run serves until ctx ends (then at once: call Drain before for an orderly end) or a drain has finished. It returns nil then.
@@ -298,6 +330,10 @@ func (s *Server) close() {
 	if s.policies != nil {
 		s.policies.Close()
 	}
+	if e := s.edge.Load(); e != nil {
+		e.closeBut(&edge{cfg: e.cfg})
+	}
+	s.closing.Wait()
 	if s.builtin != nil {
 		s.builtin.stop()
 	}

@@ -67,12 +67,8 @@ func staticClusters(cfg *configv1.Config) ([]*discovery.Cluster, error) {
 	return static.Clusters(defs)
 }
 
-// consulSources is one source per datacenter that is named, since a blocking query asks one, and one for the policies in the
-// KV store, which take is given.
-func consulSources(c *configv1.Consul, log *slog.Logger, take func(map[string]consul.Document)) ([]discovery.Source, error) {
-	if c == nil {
-		return nil, nil
-	}
+// consulOptions is how to reach the agent, and what to believe.
+func consulOptions(c *configv1.Consul, log *slog.Logger) consul.Options {
 	base := consul.Options{
 		Address: c.GetAddress(), Tag: c.GetTag(), Warning: c.GetIncludeWarning(), TaggedAddress: c.GetTaggedAddress(),
 		Datacenter: c.GetDatacenter(), Namespace: c.GetNamespace(), Token: c.GetToken(), TokenFile: c.GetTokenFile(),
@@ -86,6 +82,16 @@ func consulSources(c *configv1.Consul, log *slog.Logger, take func(map[string]co
 	if d := c.GetSnapshotDir(); d != "-" {
 		base.Dir = d
 	}
+	return base
+}
+
+// consulSources is one source per datacenter that is named, since a blocking query asks one, and one for the policies in the
+// KV store, which take is given.
+func consulSources(c *configv1.Consul, log *slog.Logger, take func(map[string]consul.Document)) ([]discovery.Source, error) {
+	if c == nil {
+		return nil, nil
+	}
+	base := consulOptions(c, log)
 	groups := []consul.Options{base}
 	if base.Tag == "-" {
 		groups[0].Tag, groups[0].NoTag = "", true
@@ -95,7 +101,7 @@ func consulSources(c *configv1.Consul, log *slog.Logger, take func(map[string]co
 		if dc == "" {
 			dc = base.Datacenter
 		}
-		named := consul.Service{Name: svc.GetName(), Tag: svc.GetTag()}
+		named := consul.Service{Name: svc.GetName(), Tag: svc.GetTag(), Connect: svc.GetConnect()}
 		if dc == base.Datacenter {
 			groups[0].Services = append(groups[0].Services, named)
 			continue

@@ -129,7 +129,7 @@ func TestProberKeepsATargetAsked(t *testing.T) {
 		p := NewProber(Options{Asker: &Asker{Dial: n.dial}, Changed: func() { news.Add(1) }})
 		defer p.Close()
 		stop := n.listen("a:1", offering("One"))
-		a := Target{"a:1", "i1"}
+		a := Target{Address: "a:1", InstanceID: "i1"}
 		p.Set(set(a))
 		after(0)
 		if st := p.State(a); !st.Asked || !offers(st, "p.One") || st.Err != nil || news.Load() != 1 {
@@ -152,7 +152,7 @@ func TestProberKeepsATargetAsked(t *testing.T) {
 		if st := p.State(a); st.Err != nil || !offers(st, "p.Two") || offers(st, "p.One") || news.Load() != 3 {
 			t.Fatalf("as a new version: %+v, %d news", st, news.Load())
 		}
-		b := Target{"a:1", "i2"} // another instance takes over the address
+		b := Target{Address: "a:1", InstanceID: "i2"} // another instance takes over the address
 		p.Set(set(b))
 		if p.State(a) != nil || p.State(b).Result != nil {
 			t.Fatal("the successor inherited")
@@ -177,7 +177,7 @@ func TestRegisteredBeforeListening(t *testing.T) {
 		n := newNetwork()
 		p := NewProber(Options{Asker: &Asker{Dial: n.dial}})
 		defer p.Close()
-		a := Target{"a:1", ""}
+		a := Target{Address: "a:1"}
 		p.Set(set(a))
 		after(0)
 		if st := p.State(a); !st.Asked || st.Err == nil {
@@ -201,7 +201,7 @@ func TestFailuresBackOff(t *testing.T) {
 		defer p.Close()
 		stop := n.listen("none:1", func(*grpc.Server) {})
 		defer stop()
-		p.Set(set(Target{"dead:1", ""}, Target{"none:1", ""}))
+		p.Set(set(Target{Address: "dead:1"}, Target{Address: "none:1"}))
 		after(10 * time.Minute)
 		if got := n.dialled("dead:1"); got < 60 || got > 140 {
 			t.Errorf("dead: %d questions in ten minutes", got)
@@ -209,7 +209,7 @@ func TestFailuresBackOff(t *testing.T) {
 		if got := n.dialled("none:1"); got < 15 || got > 25 {
 			t.Errorf("without reflection: %d questions in ten minutes", got)
 		}
-		if st := p.State(Target{"none:1", ""}); st.Result != nil || status.Code(st.Err) != codes.Unimplemented {
+		if st := p.State(Target{Address: "none:1"}); st.Result != nil || status.Code(st.Err) != codes.Unimplemented {
 			t.Errorf("%+v", st)
 		}
 	})
@@ -237,11 +237,11 @@ func TestHangingTargetsDelayNobody(t *testing.T) {
 		defer stop()
 		hanging := map[Target]struct{}{}
 		for i := range 20 {
-			hanging[Target{"hang:1", string(rune('a' + i))}] = struct{}{}
+			hanging[Target{Address: "hang:1", InstanceID: string(rune('a' + i))}] = struct{}{}
 		}
 		p.Set(hanging)
 		after(time.Minute)
-		good := Target{"good:1", ""}
+		good := Target{Address: "good:1"}
 		hanging[good] = struct{}{}
 		p.Set(hanging)
 		after(0)
@@ -260,7 +260,7 @@ func TestRecheckAsksAtOnce(t *testing.T) {
 		n := newNetwork()
 		p := NewProber(Options{Asker: &Asker{Dial: n.dial}})
 		defer p.Close()
-		a := Target{"a:1", ""}
+		a := Target{Address: "a:1"}
 		stop := n.listen("a:1", offering("One"))
 		p.Set(set(a))
 		after(time.Second)
@@ -286,7 +286,7 @@ func TestRecheckIsBounded(t *testing.T) {
 		n := newNetwork()
 		p := NewProber(Options{Asker: &Asker{Dial: n.dial}})
 		defer p.Close()
-		a := Target{"a:1", ""}
+		a := Target{Address: "a:1"}
 		stop := n.listen("a:1", offering("One"))
 		defer stop()
 		p.Set(set(a))

@@ -162,7 +162,7 @@ func TestDescriptorsAreSharedAndBounded(t *testing.T) {
 			service := fmt.Sprintf("S%d", i/2) // two equal endpoints of each
 			defer n.listen(fmt.Sprintf("e%d:1", i), offering(service))()
 		}
-		target := func(i int) Target { return Target{fmt.Sprintf("e%d:1", i), ""} }
+		target := func(i int) Target { return Target{Address: fmt.Sprintf("e%d:1", i)} }
 		probe, err := (&Asker{Dial: n.dial}).Ask(t.Context(), "e0:1")
 		if err != nil {
 			t.Fatal(err)

@@ -1,13 +1,14 @@
 package config
 
 import (
+	"path/filepath"
 	"time"
 
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
 // securityDefaults fills in what is absent of TLS, identity, authorisation and payload rules.
-func securityDefaults(cfg *configv1.Config) {
+func securityDefaults(cfg *configv1.Config, env func(string) string) {
 	for _, l := range cfg.Listeners {
 		if t := l.Tls; t != nil {
 			str(&t.MinVersion, "1.2")
@@ -20,6 +21,9 @@ func securityDefaults(cfg *configv1.Config) {
 			if a := t.Acme; a != nil {
 				str(&a.Challenge, "tls-alpn-01")
 				str(&a.HttpAddress, ":80")
+				if dir := snapshotDir(env); dir != "-" {
+					str(&a.StorageDir, filepath.Join(dir, "acme"))
+				}
 			}
 		}
 	}

@@ -165,6 +165,9 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 		c.stats, c.rules = c.e.stats, c.e.rules
 		if p := c.e.payload; p != nil && p.Judge != nil {
 			c.watch = &watch{c: c, p: p, hold: c.rules.Unary, end: b.End}
+			if p.Users != nil {
+				p.Users.Add(1)
+			}
 		}
 	}
 	c.strip()

@@ -156,7 +156,7 @@ func (c *Call) passed() {
 		c.refuse(c.noRoute())
 		return
 	}
-	if mesh := c.e.mesh; mesh != nil && c.d.Known.Name() != "" {
+	if mesh := c.e.mesh; mesh != nil && c.d.Known != nil && c.d.Known.Mesh {
 		c.intend(mesh)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
@@ -19,7 +20,9 @@ type Payload struct {
 	MaxRequest, MaxResponse               int64 // of all of one call
 	// Judge is shown each request message before it goes on, in the order in which they came; nil: messages go on unseen. It answers by
 	// then, once, from another goroutine. The message is its own until then.
-	Judge        func(m *inspect.Message, then func(*inspect.Verdict))
+	Judge func(m *inspect.Message, then func(*inspect.Verdict))
+	// Users counts the calls whose messages Judge may still be shown; nil: nobody wants to know.
+	Users        *sync.WaitGroup
 	MaxInspected int64  // the longest message that is shown
 	Why          string // the rule's place in the configuration: "payload[0]"
 }
@@ -190,6 +193,9 @@ func (c *Call) dropWatch() {
 		return
 	}
 	c.watch = nil
+	if w.p.Users != nil {
+		w.p.Users.Done()
+	}
 	c.d.Budget.Release(int64(len(w.buf)))
 	c.f.shard.Env.Buffers.Put(w.buf)
 	w.buf = nil

@@ -20,6 +20,8 @@ type Peer struct {
 	NotAfter          int64  // Unix seconds
 	// Forwarded is the value of x-forwarded-client-cert for endpoints, in Envoy's form; "" for none.
 	Forwarded string
+	// Mesh: it came through a listener of Consul's service mesh, whose intentions hold for it.
+	Mesh bool
 	// Refused is why every call of this connection is refused; nil if none is for the connection's sake.
 	Refused *Refusal
 }
