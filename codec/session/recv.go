@@ -33,7 +33,7 @@ func (c *Conn) Recv(p []byte) (int, error) {
 		payload := p[off+h2.HeaderLen : end]
 		off = end
 		if c.partial > 0 {
-			c.keep(0, false)
+			c.keep(0)
 		}
 		if e := c.frame(h, payload); e != nil {
 			return off, c.fail(e)
@@ -42,7 +42,7 @@ func (c *Conn) Recv(p []byte) (int, error) {
 			return off, c.failed
 		}
 	}
-	c.keep(len(p)-off, off > 0)
+	c.keep(len(p) - off)
 	return off, nil
 }
 

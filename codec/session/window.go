@@ -40,9 +40,6 @@ func (c *Conn) windowUpdate(h h2.Header, p []byte) *h2.ConnError {
 		if n == 0 {
 			return connErr(h2.ProtocolError, "WINDOW_UPDATE of 0 for the connection")
 		}
-		if c.sendWin <= 0 {
-			c.movedAt = c.env.Now
-		}
 		if c.sendWin += int64(n); c.sendWin > h2.MaxWindow {
 			return connErr(h2.FlowControlError, "the connection's window rises above 2^31-1")
 		}
