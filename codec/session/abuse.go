@@ -109,7 +109,7 @@ func (c *Conn) wasteReset(n float64) {
 	if c.take(resets, n) || c.failed != nil {
 		return
 	}
-	c.fail(connErr(h2.EnhanceYourCalm, "more than %g resets per second beyond the calls that end (limits.abuse.resetsPerSecond)", c.cfg.Abuse.Resets))
+	_ = c.fail(connErr(h2.EnhanceYourCalm, "more than %g resets per second beyond the calls that end (limits.abuse.resetsPerSecond)", c.cfg.Abuse.Resets))
 }
 
 // Wasted is for the handler: a call was refused at once for its own fault. It counts in Abuse.Refused.
@@ -120,7 +120,7 @@ func (c *Conn) Wasted() {
 	if c.take(refused, 1) || c.failed != nil {
 		return
 	}
-	c.fail(connErr(h2.EnhanceYourCalm, "more than %g refused calls per second beyond those that are not (limits.abuse.refusedPerSecond)", c.cfg.Abuse.Refused))
+	_ = c.fail(connErr(h2.EnhanceYourCalm, "more than %g refused calls per second beyond those that are not (limits.abuse.refusedPerSecond)", c.cfg.Abuse.Refused))
 }
 
 // Due is for the handler, in HandleReset: the peer gave the stream up because the call's time was up, which we are told by its

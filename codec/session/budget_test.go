@@ -85,6 +85,19 @@ func TestEveryClientMayHoldALittleHoweverManyThereAre(t *testing.T) {
 	g.end()
 }
 
+// The share is counted with who asks for it.
+func TestAClientThatHoldsNothingYetIsCountedForItsShare(t *testing.T) {
+	total := &Total{Max: 1 << 20}
+	first, second := &Budget{Max: 1 << 30, Total: total}, &Budget{Max: 1 << 30, Total: total}
+	first.Hold(1 << 20)
+	if second.Hold(600 << 10) {
+		t.Error("it got more than half")
+	}
+	if !second.Hold(512 << 10) {
+		t.Error("it did not get half")
+	}
+}
+
 // What endpoints do not read counts for the client that sent it; Expired of its connection cannot reset what waits elsewhere, but
 // lets the connection live.
 func TestUploadsThatEndpointsDoNotReadAreRefusedAboveTheShare(t *testing.T) {

@@ -14,6 +14,13 @@
 // What we may send: SendData writes what the two windows and the output buffer allow and keeps the rest on the stream;
 // the rest leaves, a frame of each waiting stream in turn, when a window opens or the socket takes more.
 //
+// # Abuse
+//
+// A peer that makes us work for nothing pays for it from a purse for each kind of waste (Abuse), which its useful work fills; a peer
+// that lets things wait is asked for the time (Expired); what it makes us hold is in its Budget. Who exceeds one of them gets a
+// GOAWAY with ENHANCE_YOUR_CALM and a sentence with the limit's key. The stories are in testdata/abuse; the clients that must never meet
+// this are in abuse_test.go.
+//
 // # Ownership
 //
 // A header field's reference belongs to who holds it: the session releases the fields of a block after HandleHeaders unless

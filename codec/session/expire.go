@@ -16,11 +16,11 @@ var ErrShare = errors.New("all clients together hold more than limits.bufferByte
 
 // Partial says that the carrier keeps n bytes of a frame that has not come whole (0: of none). Recv says it itself, of what it
 // did not consume; a carrier says it only where bytes do not reach Recv. FrameTimeout counts from the first call with n > 0.
-func (c *Conn) Partial(n int) { c.keep(n, false) }
+func (c *Conn) Partial(n int) { c.keep(n) }
 
-// keep notes that n bytes of a partial frame are kept; fresh: other bytes than those that were kept before.
-func (c *Conn) keep(n int, fresh bool) {
-	if n > 0 && (fresh || c.partial == 0) {
+// keep notes that n bytes of a partial frame are kept.
+func (c *Conn) keep(n int) {
+	if n > 0 && c.partial == 0 {
 		c.frameAt = c.env.Now
 	}
 	if d := int64(n) - c.partial; d != 0 {

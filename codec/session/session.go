@@ -157,7 +157,7 @@ type Conn struct {
 	frameAt  int64 // when the partial frame began; partial > 0
 	blockAt  int64 // when the header block began; contID != 0
 	holding  int   // streams that hold data
-	movedAt  int64 // when held data of any stream last moved, or the connection's window opened
+	movedAt  int64 // when held data of any stream last moved
 	scanAt   int64 // no stream has stalled before this
 	wroteAt  int64 // when Written was last seen to change
 	wrote    int64 // what it was
@@ -255,7 +255,7 @@ func (c *Conn) Close(code h2.Code, why error) {
 func (c *Conn) fail(e *h2.ConnError) *h2.ConnError {
 	if c.failed == nil {
 		c.failed = e
-		c.keep(0, false)
+		c.keep(0)
 		id := c.lastID
 		if c.role == Client {
 			id = 0 // the peer opens no streams

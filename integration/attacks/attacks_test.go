@@ -14,7 +14,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -60,8 +59,11 @@ const (
 	floor = 5 * time.Millisecond
 	// memory is the most resident memory that the product may ever have: about 45 MiB of it are there without any load.
 	memory = 192 * mebibyte
-	// tries is how often a p99 above the bound is measured again; strangers on the machine come and go. Nothing else is forgiven.
+	// tries is how often a p99 above the bound is measured. Nothing else is forgiven.
 	tries = 3
+	// busy is the share of the machine that processes of strangers may have while a p99 is measured that counts against the product: a
+	// quarter of a core of two. If they had more in each try, the test says that it cannot tell.
+	busy = 0.125
 )
 
 // attack is one entry of the table.
@@ -148,23 +150,35 @@ func TestAttacks(t *testing.T) {
 }
 
 // run measures an attack, again if the client was slow.
-func (a *attack) run(t *testing.T, backend string) row {
+func (a *attack) run(t *testing.T, backend *backend) row {
 	var r row
+	judged := 0
 	for try := 1; ; try++ {
 		r = a.measure(t, backend)
-		if harness.Race || r.slow() <= slower || try == tries || t.Failed() {
+		if harness.Race || t.Failed() || r.slow() <= slower {
 			break
 		}
-		t.Logf("try %d: p99 %v without the attack, %v under attack: once more", try, r.before, r.under)
+		if r.strangers <= busy {
+			judged++
+		}
+		t.Logf("try %d: p99 %v without the attack, %v under attack; strangers had %.0f%% of the machine", try, r.before, r.under, 100*r.strangers)
+		if try == tries {
+			break
+		}
+		awaitQuiet(5 * time.Second)
 	}
 	t.Logf("%s\n%v", &r, r.seen)
-	if !harness.Race && r.slow() > slower {
-		t.Errorf("the client's p99 is %v under attack, %v without: above %d times %v in %d tries", r.under, r.before, slower, max(floor, r.before), tries)
+	switch {
+	case harness.Race || r.slow() <= slower:
+	case judged == 0:
+		t.Logf("strangers had more than %.0f%% of the machine in each try: the client's latency says nothing about the product", 100*busy)
+	default:
+		t.Errorf("the client's p99 is %v under attack, %v without: above %d times %v, in %d tries of which %d were undisturbed", r.under, r.before, slower, max(floor, r.before), tries, judged)
 	}
 	return r
 }
 
-func (a *attack) measure(t *testing.T, backend string) row {
+func (a *attack) measure(t *testing.T, backend *backend) row {
 	listener, ca, dial := "", "", []grpc.DialOption(nil)
 	if a.tls {
 		pair := newPair(t)
@@ -182,8 +196,9 @@ discovery:
     clusters:
       - { name: backends, endpoints: [ { address: %s } ], grpcServices: [ %s ] }
 limits: { %s }
-`, listener, backend, harness.Service, a.limit))
+`, listener, backend.addr, harness.Service, a.limit))
 	defer trunkline.Stop(t)
+	began := spending(trunkline.Pid(), backend.pid)
 	old := harness.Dial(t, trunkline.Listen, dial...)
 	young := harness.Dial(t, trunkline.Listen, dial...) // connects amid the attack
 	if a.alone {
@@ -205,6 +220,7 @@ limits: { %s }
 	code, stdout, stderr := harness.Run(t, a.lasts+30*time.Second, []string{orderKey + "=" + string(text)}, me)
 	under := load.stop()
 	r := row{attack: a, before: before.p99(), under: under.p99(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: trunkline.PeakRSS(t), seen: &seen{}, cpu: cpu(trunkline.Pid()) - spent}
+	r.strangers = spending(trunkline.Pid(), backend.pid).strangers(began)
 	if code != 0 {
 		t.Fatalf("the attacker ended with status %d:\n%s", code, stderr)
 	}
@@ -272,6 +288,7 @@ type row struct {
 	before, under time.Duration // p99
 	peak          int64
 	cpu           time.Duration // of the product, during the attack
+	strangers     float64       // share of the machine
 	seen          *seen
 }
 
@@ -284,19 +301,7 @@ func (r *row) ended() string {
 }
 
 func (r *row) String() string {
-	return fmt.Sprintf("%-32s %6d %6d %9s %9s %5d MiB %5.2f s %18s", r.attack.name, r.calls, r.failed, ms(r.before), ms(r.under), r.peak/mebibyte, r.cpu.Seconds(), r.ended())
-}
-
-// cpu is the processor time that a process has taken.
-func cpu(pid int) time.Duration {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // the zero of a process that is gone fails no test
-	_, rest, _ := strings.Cut(string(text), ") ")
-	var user, system int64
-	if f := strings.Fields(rest); len(f) > 12 {
-		user, _ = strconv.ParseInt(f[11], 10, 64)
-		system, _ = strconv.ParseInt(f[12], 10, 64)
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond
+	return fmt.Sprintf("%-32s %6d %6d %9s %9s %5d MiB %5.2f s %6.0f%% %18s", r.attack.name, r.calls, r.failed, ms(r.before), ms(r.under), r.peak/mebibyte, r.cpu.Seconds(), 100*r.strangers, r.ended())
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
@@ -317,7 +322,7 @@ func (f *table) report(t *testing.T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d cores, %s\n%-32s %6s %6s %9s %9s %9s %7s %18s\n", runtime.NumCPU(), runtime.Version(), "attack", "calls", "failed", "p99", "attacked", "peak RSS", "CPU", "conns/goaway/other")
+	fmt.Fprintf(&b, "%d cores, %s\n%-32s %6s %6s %9s %9s %9s %7s %7s %18s\n", runtime.NumCPU(), runtime.Version(), "attack", "calls", "failed", "p99", "attacked", "peak RSS", "CPU", "others", "conns/goaway/other")
 	for _, r := range f.rows {
 		fmt.Fprintln(&b, &r)
 	}

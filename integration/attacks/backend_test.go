@@ -24,8 +24,13 @@ import (
 // client, which is measured, from the processor.
 const backendKey = "TRUNKLINE_ATTACK_BACKEND"
 
-// startBackend runs a backend until the test ends and returns its address.
-func startBackend(t *testing.T) string {
+type backend struct {
+	addr string
+	pid  int
+}
+
+// startBackend runs a backend until the test ends.
+func startBackend(t *testing.T) *backend {
 	t.Helper()
 	me, err := os.Executable()
 	if err != nil {
@@ -54,7 +59,7 @@ func startBackend(t *testing.T) string {
 	if err != nil {
 		t.Fatalf("the backend has not begun: %v", err)
 	}
-	return strings.TrimSpace(addr)
+	return &backend{strings.TrimSpace(addr), cmd.Process.Pid}
 }
 
 // mark is the metadata field of calls whose other metadata are forged.

@@ -43,7 +43,7 @@ func callAttacks() []attack {
 			},
 		},
 		{
-			name: "bad_metadata", workers: 4, ending: ending{none: true},
+			name: "bad_metadata", workers: 2, ending: ending{none: true},
 			story: "Calls with deadlines that are no deadlines and binary metadata that are not base64.",
 			life: func(v *villain) {
 				v.hello()
@@ -55,29 +55,29 @@ func callAttacks() []attack {
 				n := 0
 				for batch := int64(1); ; batch++ {
 					if !v.write(frames(func(w *wire) {
-						for range 50 {
+						for range 20 {
 							w.headers(uint32(2*n+1), kinds[n%len(kinds)], false)
 							w.frame(http2.FrameData, endStream, uint32(2*n+1), message()...)
 							n++
 						}
-					})) || !v.await(50*batch) {
+					})) || !v.await(20*batch) || !v.pause(10*time.Millisecond) {
 						return
 					}
 				}
 			},
 		},
 		{
-			name: "message_of_4_gib", workers: 4, ending: ending{none: true}, check: answered("8"),
+			name: "message_of_4_gib", workers: 2, ending: ending{none: true}, check: answered("8"),
 			story: "Announces messages of 4 GiB on many calls, and sends little of them.",
 			life: func(v *villain) {
 				v.hello()
 				for batch := range 1 << 20 {
 					if !v.write(frames(func(w *wire) {
-						for n := batch * 50; n < (batch+1)*50; n++ {
+						for n := batch * 20; n < (batch+1)*20; n++ {
 							w.headers(uint32(2*n+1), upload.block(n), false)
 							w.frame(http2.FrameData, 0, uint32(2*n+1), append([]byte{0, 0xff, 0xff, 0xff, 0xff}, make([]byte, 100)...)...)
 						}
-					})) || !v.await(50*int64(batch+1)) {
+					})) || !v.await(20*int64(batch+1)) || !v.pause(10*time.Millisecond) {
 						return
 					}
 				}
@@ -105,7 +105,7 @@ func callAttacks() []attack {
 			},
 		},
 		{
-			name: "forged_client_certificate", workers: 4, ending: ending{none: true},
+			name: "forged_client_certificate", workers: 2, ending: ending{none: true},
 			story: "Says in x-forwarded-client-cert and x-trunkline-* that it is somebody else.",
 			life: func(v *villain) {
 				r := newRequest("UnaryCall", mark, "1", "x-forwarded-client-cert", "By=spiffe://a/b;Hash=00;URI=spiffe://a/admin", "x-trunkline-identity", "admin")

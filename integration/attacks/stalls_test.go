@@ -33,9 +33,13 @@ func downloads(n int) []byte {
 	})
 }
 
+// heldMemory is the bound where an attacker makes the product hold all it may: 32 MiB on each of two connections
+// (bufferBytesPerConnection), what those hold who follow them, as much again until the garbage collector comes, and the rest.
+const heldMemory = 320 * mebibyte
+
 // stallAttacks make the server hold what they do not take.
 func stallAttacks() []attack {
-	const streams = 300
+	const streams = 150
 	many := downloads(streams)
 	held := func(t *testing.T, s *seen) {
 		if s.ByGoAway()+s.Closed == 0 && s.Resets["ENHANCE_YOUR_CALM"] < streams {
@@ -44,7 +48,7 @@ func stallAttacks() []attack {
 	}
 	return []attack{
 		{
-			name: "zero_window_stall", workers: 4, limit: "stallTimeout: 1s", lasts: 3 * time.Second,
+			name: "zero_window_stall", workers: 2, limit: "stallTimeout: 1s", lasts: 3 * time.Second, memory: heldMemory,
 			story:  "Asks for large answers on many streams and never gives window for them.",
 			ending: ending{none: true}, check: held,
 			life: func(v *villain) {
@@ -54,7 +58,7 @@ func stallAttacks() []attack {
 			},
 		},
 		{
-			name: "zero_connection_window_stall", workers: 4, limit: "stallTimeout: 1s", lasts: 3 * time.Second,
+			name: "zero_connection_window_stall", workers: 2, limit: "stallTimeout: 1s", lasts: 3 * time.Second, memory: heldMemory,
 			story:  "The same with large windows for the streams and none for the connection.",
 			ending: ending{none: true}, check: held,
 			life: func(v *villain) {
@@ -64,7 +68,7 @@ func stallAttacks() []attack {
 			},
 		},
 		{
-			name: "tiny_window_dribble", cve: "CVE-2019-9511", workers: 4,
+			name: "tiny_window_dribble", cve: "CVE-2019-9511", workers: 2, memory: heldMemory,
 			story:  "Takes large answers a byte at a time.",
 			ending: calm("window", "frames", "nothing", "idle"),
 			life: func(v *villain) {
@@ -84,7 +88,7 @@ func stallAttacks() []attack {
 			},
 		},
 		{
-			name: "slow_dribble", workers: 4, limit: "stallTimeout: 1s", lasts: 3 * time.Second,
+			name: "slow_dribble", workers: 2, limit: "stallTimeout: 1s", lasts: 3 * time.Second, memory: heldMemory,
 			story:  "Takes large answers a byte a second, just enough not to be idle.",
 			ending: ending{none: true}, // it reads, if slowly: what it may make us hold is bounded
 			life: func(v *villain) {
@@ -100,7 +104,7 @@ func stallAttacks() []attack {
 			},
 		},
 		{
-			name: "socket_never_read", workers: 4, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
+			name: "socket_never_read", workers: 2, memory: heldMemory, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
 			story:  "Asks for large answers, with all the window there is, and never reads its socket.",
 			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
 			life: func(v *villain) {

@@ -157,13 +157,13 @@ func tlsAttacks() []attack {
 			life:   overTLS(flood(nil, repeat(4000, func(w *wire) { w.frame(http2.FramePing, 0, 0, make([]byte, 8)...) }))),
 		},
 		{
-			name: "tls_socket_never_read", tls: true, workers: 4, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
+			name: "tls_socket_never_read", tls: true, workers: 2, memory: heldMemory, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
 			story:  "Asks for large answers behind TLS and never reads its socket.",
 			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
 			life: overTLS(func(v *villain) {
 				v.deaf(http2.Setting{ID: http2.SettingInitialWindowSize, Val: maxWindow})
 				v.write(frames(func(w *wire) { w.frame(http2.FrameWindowUpdate, 0, 0, u32(maxWindow-65535)...) }))
-				v.write(downloads(300))
+				v.write(downloads(150))
 				ping := frames(func(w *wire) { w.frame(http2.FramePing, 0, 0, make([]byte, 8)...) })
 				for v.pause(100*time.Millisecond) && v.write(ping) {
 				}

@@ -334,7 +334,7 @@ func (v *villain) finish(patience time.Duration) {
 		switch s := v.seen; {
 		case v.goaway != "" && !ended && wait == closing:
 			s.Hanging++
-		case v.goaway != "" && (ended || v.left):
+		case v.goaway != "" && ended:
 			s.GoAway[v.goaway]++
 		case v.left:
 			s.Left++

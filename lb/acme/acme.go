@@ -5,6 +5,9 @@
 // certmagic's own opens a listener for each challenge if it finds none: were it ever quicker than Trunkline at Trunkline's port, it
 // would take it. Ours are answered by [Manager.GetCertificate] on Trunkline's listener, or by one HTTP server that is there from New to
 // Close. They are kept in the storage too, so that whichever replica the authority asks can answer.
+//
+// certmagic's queue of jobs, and how long it waits after a renewal has failed, by the domain's name, belong to the whole process:
+// two Managers with one domain renew it one after the other, and share the wait.
 package acme
 
 import (

@@ -27,49 +27,65 @@ type adminFlags struct {
 
 // api is a client of the admin API, and its address.
 func (f *adminFlags) api() (adminv1connect.AdminServiceClient, string, error) {
+	client, err := f.client()
+	if err != nil {
+		return nil, "", err
+	}
+	return adminv1connect.NewAdminServiceClient(client, f.url()), f.url(), nil
+}
+
+// secure tells whether a flag is only of use with TLS.
+func (f *adminFlags) secure() bool { return f.AdminCA != "" || f.AdminCert != "" }
+
+func (f *adminFlags) url() string {
 	address := f.Admin
 	if address == "" {
 		address = defaultAdmin
 	}
-	secure := f.AdminCA != "" || f.AdminCert != ""
 	switch {
-	case !strings.Contains(address, "://") && secure:
-		address = "https://" + address
-	case !strings.Contains(address, "://"):
-		address = "http://" + address
-	case secure && strings.HasPrefix(address, "http://"):
-		return nil, "", fmt.Errorf("--admin %s is without TLS, where certificates are of no use: write https://", address)
+	case strings.Contains(address, "://"):
+		return address
+	case f.secure():
+		return "https://" + address
+	}
+	return "http://" + address
+}
+
+// client shows what the admin address asks for.
+func (f *adminFlags) client() (*http.Client, error) {
+	host, clear := strings.CutPrefix(f.url(), "http://")
+	if clear && f.secure() {
+		return nil, fmt.Errorf("--admin %s is without TLS, where certificates are of no use: write https://", f.url())
 	}
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
 	if f.AdminCA != "" {
 		text, err := os.ReadFile(f.AdminCA)
 		if err != nil {
-			return nil, "", fmt.Errorf("--admin-ca: %w", err)
+			return nil, fmt.Errorf("--admin-ca: %w", err)
 		}
 		transport.TLSClientConfig.RootCAs = x509.NewCertPool()
 		if !transport.TLSClientConfig.RootCAs.AppendCertsFromPEM(text) {
-			return nil, "", fmt.Errorf("--admin-ca: %s has no certificate in PEM", f.AdminCA)
+			return nil, fmt.Errorf("--admin-ca: %s has no certificate in PEM", f.AdminCA)
 		}
 	}
 	if f.AdminCert != "" {
 		pair, err := tls.LoadX509KeyPair(f.AdminCert, f.AdminKey)
 		if err != nil {
-			return nil, "", fmt.Errorf("--admin-cert and --admin-key: %w", err)
+			return nil, fmt.Errorf("--admin-cert and --admin-key: %w", err)
 		}
 		transport.TLSClientConfig.Certificates = []tls.Certificate{pair}
 	}
-	client := &http.Client{Transport: transport}
-	if f.AdminTokenFile != "" {
-		token, err := readToken(f.AdminTokenFile)
-		if err != nil {
-			return nil, "", fmt.Errorf("--admin-token-file: %w", err)
-		}
-		if host := strings.TrimPrefix(address, "http://"); host != address && !localHost(host) {
-			return nil, "", fmt.Errorf("--admin %s is without TLS and not on this host: the token would go over the network in the clear; write https://", address)
-		}
-		client.Transport = bearing{token, transport}
+	if f.AdminTokenFile == "" {
+		return &http.Client{Transport: transport}, nil
 	}
-	return adminv1connect.NewAdminServiceClient(client, address), address, nil
+	token, err := readToken(f.AdminTokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("--admin-token-file: %w", err)
+	}
+	if clear && !localHost(host) {
+		return nil, fmt.Errorf("--admin %s is without TLS and not on this host: the token would go over the network in the clear; write https://", f.url())
+	}
+	return &http.Client{Transport: bearing{token, transport}}, nil
 }
 
 // readToken never puts a part of the file into its error.

@@ -28,7 +28,7 @@ func (c *checkCmd) Run(env Env) error {
 func summary(cfg *configv1.Config) string {
 	var sources []string
 	if consul := cfg.GetDiscovery().GetConsul(); consul != nil {
-		sources = append(sources, "Consul at "+consul.GetAddress())
+		sources = append(sources, "Consul at "+config.Redact(consul.GetAddress()))
 	}
 	if clusters := cfg.GetDiscovery().GetStatic().GetClusters(); len(clusters) > 0 {
 		endpoints := 0

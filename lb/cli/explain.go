@@ -25,8 +25,8 @@ import (
 const defaultAdmin = "127.0.0.1:9901"
 
 type explainCmd struct {
-	Method     string  `arg:"" optional:"" help:"pkg.Service/Method: where would a call go now? With --last or --last-errors: only its calls (or those of pkg.Service)."`
-	Config     string  `short:"c" placeholder:"FILE" xor:"from" help:"Answer from this config file; what discovery would find is not known then."`
+	Method     string `arg:"" optional:"" help:"pkg.Service/Method: where would a call go now? With --last or --last-errors: only its calls (or those of pkg.Service)."`
+	Config     string `short:"c" placeholder:"FILE" xor:"from" help:"Answer from this config file; what discovery would find is not known then."`
 	adminFlags `embed:""`
 	Authority  string  `placeholder:"NAME" help:"The call's :authority."`
 	Trace      string  `placeholder:"ID" xor:"call" help:"Tell what happened to the calls of this trace: its 32 hex digits, or a traceparent."`

@@ -36,6 +36,7 @@ func TestNoSecretIsToldOfAWrongFile(t *testing.T) {
 		"tracing: { headers: { authorization: \"canary7531\\t\" } }",
 		// In the user's part or the query of an address.
 		"discovery: { consul: { address: \"https://user:canary7531@consul:8501/?a=canary7531\" } }",
+		"discovery: { consul: { address: \"http://user:canary7531@consul:8500\" } }",
 		"discovery: { consul: { address: \"ftp://user:canary7531@consul\" } }",
 		"discovery: { consul: { address: \"http://user:canary7531@consul:8500\", tls: {} } }",
 		"discovery: { consul: { address: \"http://user:canary7531@con sul:8500\" } }",

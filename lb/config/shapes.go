@@ -61,6 +61,9 @@ func consulAddress(s string) string {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return wrong
 	}
+	if u.User != nil {
+		return "has a user's name in it, which is not taken to the agent: remove it; a token belongs in tokenFile, basic authentication in CONSUL_HTTP_AUTH"
+	}
 	return ""
 }
 

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -113,7 +114,9 @@ func (r *ruleFiles) ReadFile(name string) ([]byte, error) {
 		if err != nil || !strings.HasSuffix(name, ".conf") {
 			return text, err
 		}
-		return narrow(text), nil
+		// utf8toUnicode writes characters beyond ASCII as %u escapes, of which urlDecodeUni keeps the lower byte, as some servers
+		// did. So it takes the Chinese for "is a" for the beginning of a comment. Here strings are UTF-8; see fold.
+		return bytes.ReplaceAll(narrow(text), []byte("t:utf8toUnicode,"), nil), nil
 	}
 	if r.dir == "" {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}

@@ -71,7 +71,7 @@ func (w *wall) judge(method string, texts []text) (hit, error) {
 	tx.ProcessURI("/"+method, "POST", "HTTP/2.0")
 	for i := range texts {
 		// Each name its own memory: Coraza's cache of transformed values tells arguments apart by the address of their names.
-		tx.AddPostRequestArgument(strings.Clone(texts[i].path), texts[i].value)
+		tx.AddPostRequestArgument(strings.Clone(texts[i].path), fold(texts[i].value))
 	}
 	stop := tx.ProcessRequestHeaders()
 	if stop == nil {
@@ -90,6 +90,19 @@ func (w *wall) judge(method string, texts []text) (hit, error) {
 		h.explain(tx.MatchedRules(), stop)
 	}
 	return h, nil
+}
+
+// fold writes full-width forms (U+FF01 to U+FF5E) as the ASCII that they stand for, as databases may when they convert.
+func fold(s string) string {
+	if !strings.Contains(s, "\xef\xbc") && !strings.Contains(s, "\xef\xbd") {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		if r >= 0xff01 && r <= 0xff5e {
+			return r - 0xfee0
+		}
+		return r
+	}, s)
 }
 
 // explain finds the rules that counted: those with a severity, or the one that stopped the message by itself.

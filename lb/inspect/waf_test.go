@@ -58,7 +58,9 @@ func TestAnAttackIsBlockedWhereverItStands(t *testing.T) {
 			}
 		})
 	}
-	mustPass(t, judge(r, &Message{Body: message(t, at().Input(), `{"note":"O'Brien's order","id":"7"}`)}))
+	// Full-width forms, which some databases convert.
+	mustSay(t, judge(r, &Message{Body: message(t, at().Input(), `{"note":"＇ OR ＇1＇＝＇1"}`)}), "PERMISSION_DENIED", "WAF_BLOCKED", "rule 942100")
+	mustPass(t, judge(r, &Message{Body: message(t, at().Input(), `{"note":"O'Brien's order","id":"7","tags":["北京是一个很大的城市。"]}`)}))
 	mustPass(t, judge(r, &Message{}))
 }
 
