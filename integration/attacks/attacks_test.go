@@ -68,12 +68,13 @@ const (
 
 // attack is one entry of the table.
 type attack struct {
-	name  string // of the subtest
-	story string // one sentence
-	cve   string // "" for none
-	limit string // YAML of limits, beside the defaults
-	tls   bool   // the listener speaks TLS 1.2 and 1.3
-	proxy bool   // the listener believes a PROXY header from 127.0.0.77
+	name    string // of the subtest
+	story   string // one sentence
+	cve     string // "" for none
+	defence string // what is done about it, for SECURITY.md
+	limit   string // YAML of limits, beside the defaults
+	tls     bool   // the listener speaks TLS 1.2 and 1.3
+	proxy   bool   // the listener believes a PROXY header from 127.0.0.77
 
 	workers  int                // connections at a time. Default: 4
 	lasts    time.Duration      // Default: 1.5s

@@ -26,7 +26,8 @@ func callAttacks() []attack {
 	return []attack{
 		{
 			name: "unknown_method_flood", workers: 4, ending: calm("refused", "calls"),
-			story: "Calls methods that do not exist, each under another name.",
+			defence: refusedBudget,
+			story:   "Calls methods that do not exist, each under another name.",
 			life: flood(nil, func(w *wire, i int) {
 				for n := i * 500; n < (i+1)*500; n++ {
 					block := append([]byte{0x83, 0x86, 0x04, 16}, "/no.such/"...)
@@ -44,7 +45,8 @@ func callAttacks() []attack {
 		},
 		{
 			name: "bad_metadata", workers: 2, ending: ending{none: true},
-			story: "Calls with deadlines that are no deadlines and binary metadata that are not base64.",
+			defence: "bad deadlines are refused with INTERNAL and count in " + refusedBudget + "; what else metadata say is the endpoint's to judge",
+			story:   "Calls with deadlines that are no deadlines and binary metadata that are not base64.",
 			life: func(v *villain) {
 				v.hello()
 				kinds := [][]byte{
@@ -68,7 +70,8 @@ func callAttacks() []attack {
 		},
 		{
 			name: "message_of_4_gib", workers: 2, ending: ending{none: true}, check: answered("8"),
-			story: "Announces messages of 4 GiB on many calls, and sends little of them.",
+			defence: "nothing is kept for what a message announces: it is passed on as it comes, and the endpoint says no. `payload[].maxRequestMessageBytes` (no limit) refuses it here",
+			story:   "Announces messages of 4 GiB on many calls, and sends little of them.",
 			life: func(v *villain) {
 				v.hello()
 				for batch := range 1 << 20 {
@@ -85,7 +88,8 @@ func callAttacks() []attack {
 		},
 		{
 			name: "messages_unfinished", workers: 4, lasts: 2 * time.Second, ending: ending{none: true},
-			story: "Begins 1,000 calls per connection with messages of 4 MiB, sends 60 KiB of each, and waits.",
+			defence: "flow control: what an endpoint has not taken is bounded by the stream's window and by `limits.bufferBytesPerConnection` (32 MiB)",
+			story:   "Begins 1,000 calls per connection with messages of 4 MiB, sends 60 KiB of each, and waits.",
 			life: func(v *villain) {
 				v.hello()
 				for n := range 1000 {
@@ -106,7 +110,8 @@ func callAttacks() []attack {
 		},
 		{
 			name: "forged_client_certificate", workers: 2, ending: ending{none: true},
-			story: "Says in x-forwarded-client-cert and x-trunkline-* that it is somebody else.",
+			defence: "`x-forwarded-client-cert`, `x-trunkline-*` and `authentication.protectedMetadata` are taken away from what clients send",
+			story:   "Says in x-forwarded-client-cert and x-trunkline-* that it is somebody else.",
 			life: func(v *villain) {
 				r := newRequest("UnaryCall", mark, "1", "x-forwarded-client-cert", "By=spiffe://a/b;Hash=00;URI=spiffe://a/admin", "x-trunkline-identity", "admin")
 				v.hello()

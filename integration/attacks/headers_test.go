@@ -36,26 +36,30 @@ func headerAttacks() []attack {
 	return []attack{
 		{
 			name: "continuation_flood", cve: "CVE-2024-27316", workers: 4,
-			story:  "Begins a header block and sends CONTINUATION frames without end.",
-			ending: calm("header block", "header", "CONTINUATION"),
-			life:   endless(uncompressed("UnaryCall"), bytes.Repeat(literal("x-filler", long), 16000/130)...),
+			defence: blockLimit,
+			story:   "Begins a header block and sends CONTINUATION frames without end.",
+			ending:  calm("header block", "header", "CONTINUATION"),
+			life:    endless(uncompressed("UnaryCall"), bytes.Repeat(literal("x-filler", long), 16000/130)...),
 		},
 		{
 			name: "continuation_flood_empty", cve: "CVE-2024-27316", workers: 4,
-			story:  "The same with empty CONTINUATION frames, which no limit of bytes meets.",
-			ending: calm("header block", "header", "CONTINUATION"),
-			life:   endless(uncompressed("UnaryCall")),
+			defence: blockLimit,
+			story:   "The same with empty CONTINUATION frames, which no limit of bytes meets.",
+			ending:  calm("header block", "header", "CONTINUATION"),
+			life:    endless(uncompressed("UnaryCall")),
 		},
 		{
 			name: "continuation_flood_one_byte", cve: "CVE-2024-27316", workers: 4,
-			story:  "The same with one byte in each.",
-			ending: calm("header block", "header", "CONTINUATION"),
-			life:   endless(uncompressed("UnaryCall"), 0x83),
+			defence: blockLimit,
+			story:   "The same with one byte in each.",
+			ending:  calm("header block", "header", "CONTINUATION"),
+			life:    endless(uncompressed("UnaryCall"), 0x83),
 		},
 		{
 			name: "hpack_indexed_bomb", cve: "CVE-2016-6581", workers: 4,
-			story:  "Puts a large field into the compression table and refers to it 15,000 times in each header block: 16 KiB that say 58 MB.",
-			ending: calm("refused", "header", "calls"),
+			defence: "`limits.maxHeaderBytes` (256 KiB) bounds the decoded list, nothing beyond is kept; " + refusedBudget,
+			story:   "Puts a large field into the compression table and refers to it 15,000 times in each header block: 16 KiB that say 58 MB.",
+			ending:  calm("refused", "header", "calls"),
 			life: each(func(n int) []byte {
 				if n == 0 {
 					return append(uncompressed("UnaryCall"), big...)
@@ -65,42 +69,48 @@ func headerAttacks() []attack {
 		},
 		{
 			name: "hpack_many_fields", workers: 4,
-			story:  "Sends header blocks of 3,000 tiny fields, which a limit of bytes lets pass.",
-			ending: calm("refused", "header", "calls"),
-			life:   each(func(int) []byte { return append(uncompressed("UnaryCall"), bytes.Repeat(literal("x", "y"), 3000)...) }),
+			defence: "`limits.maxHeaderFields` (512); " + refusedBudget,
+			story:   "Sends header blocks of 3,000 tiny fields, which a limit of bytes lets pass.",
+			ending:  calm("refused", "header", "calls"),
+			life:    each(func(int) []byte { return append(uncompressed("UnaryCall"), bytes.Repeat(literal("x", "y"), 3000)...) }),
 		},
 		{
 			name: "hpack_table_updates", workers: 4,
-			story:  "Sends header blocks that change the size of the compression table 15,000 times.",
-			ending: compression("size update", "table", "hpack"),
-			life:   each(func(int) []byte { return append(bytes.Repeat([]byte{0x20}, 15000), uncompressed("UnaryCall")...) }),
+			defence: "two size updates in a block at most (RFC 7541 section 4.2)",
+			story:   "Sends header blocks that change the size of the compression table 15,000 times.",
+			ending:  compression("size update", "table", "hpack"),
+			life:    each(func(int) []byte { return append(bytes.Repeat([]byte{0x20}, 15000), uncompressed("UnaryCall")...) }),
 		},
 		{
 			name: "hpack_huge_literal", workers: 4,
-			story:  "Announces a header field of 4 GiB.",
-			ending: compression("string", "truncated", "integer", "hpack", "ends", "header"),
+			defence: "a string must end inside of its block",
+			story:   "Announces a header field of 4 GiB.",
+			ending:  compression("string", "truncated", "integer", "hpack", "ends", "header"),
 			life: each(func(int) []byte {
 				return append(uncompressed("UnaryCall"), 0x40, 0x7f, 0x80, 0xff, 0xff, 0xff, 0x0f, 'x')
 			}),
 		},
 		{
 			name: "hpack_huge_integer", workers: 4,
-			story:  "Sends a number of 10,000 digits as the index of a header field.",
-			ending: compression("integer", "hpack", "number", "header"),
+			defence: "integers of 32 bits at most",
+			story:   "Sends a number of 10,000 digits as the index of a header field.",
+			ending:  compression("integer", "hpack", "number", "header"),
 			life: each(func(int) []byte {
 				return append(append(uncompressed("UnaryCall"), 0xff), bytes.Repeat([]byte{0x80}, 10000)...)
 			}),
 		},
 		{
 			name: "metadata_too_large", workers: 4, limit: "maxHeaderBytes: 16384", // the default's 256 KiB take longer to send
-			story:  "Sends metadata above the limit in every call, and never stops.",
-			ending: calm("refused", "header", "calls"),
-			life:   each(func(int) []byte { return append(uncompressed("UnaryCall"), large[:160*129]...) }),
+			defence: "`limits.maxHeaderBytes` (256 KiB): RESOURCE_EXHAUSTED; " + refusedBudget,
+			story:   "Sends metadata above the limit in every call, and never stops.",
+			ending:  calm("refused", "header", "calls"),
+			life:    each(func(int) []byte { return append(uncompressed("UnaryCall"), large[:160*129]...) }),
 		},
 		{
 			name: "metadata_too_large_by_far", workers: 4,
-			story:  "Sends metadata of 400 KiB in every call, and never stops.",
-			ending: calm("refused", "header", "calls"), lasts: 3e9, patience: 2500 * 1e6,
+			defence: "`limits.maxHeaderBytes` (256 KiB): RESOURCE_EXHAUSTED, nothing beyond is kept; " + refusedBudget,
+			story:   "Sends metadata of 400 KiB in every call, and never stops.",
+			ending:  calm("refused", "header", "calls"), lasts: 3e9, patience: 2500 * 1e6,
 			life: each(func(int) []byte { return append(uncompressed("UnaryCall"), large...) }),
 		},
 	}

@@ -49,8 +49,9 @@ func stallAttacks() []attack {
 	return []attack{
 		{
 			name: "zero_window_stall", workers: 2, limit: "stallTimeout: 1s", lasts: 3 * time.Second, memory: heldMemory,
-			story:  "Asks for large answers on many streams and never gives window for them.",
-			ending: ending{none: true}, check: held,
+			defence: holdLimits,
+			story:   "Asks for large answers on many streams and never gives window for them.",
+			ending:  ending{none: true}, check: held,
 			life: func(v *villain) {
 				v.hello(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 				v.write(many)
@@ -59,8 +60,9 @@ func stallAttacks() []attack {
 		},
 		{
 			name: "zero_connection_window_stall", workers: 2, limit: "stallTimeout: 1s", lasts: 3 * time.Second, memory: heldMemory,
-			story:  "The same with large windows for the streams and none for the connection.",
-			ending: ending{none: true}, check: held,
+			defence: holdLimits,
+			story:   "The same with large windows for the streams and none for the connection.",
+			ending:  ending{none: true}, check: held,
 			life: func(v *villain) {
 				v.hello(http2.Setting{ID: http2.SettingInitialWindowSize, Val: maxWindow})
 				v.write(many)
@@ -69,8 +71,9 @@ func stallAttacks() []attack {
 		},
 		{
 			name: "tiny_window_dribble", cve: "CVE-2019-9511", workers: 2, memory: heldMemory,
-			story:  "Takes large answers a byte at a time.",
-			ending: calm("window", "frames", "nothing", "idle"),
+			defence: idleBudget + ": window that lets little data go does not pay for itself; " + holdLimits,
+			story:   "Takes large answers a byte at a time.",
+			ending:  calm("window", "frames", "nothing", "idle"),
 			life: func(v *villain) {
 				v.hello(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 				if !v.write(many) {
@@ -89,8 +92,9 @@ func stallAttacks() []attack {
 		},
 		{
 			name: "slow_dribble", workers: 2, limit: "stallTimeout: 1s", lasts: 3 * time.Second, memory: heldMemory,
-			story:  "Takes large answers a byte a second, just enough not to be idle.",
-			ending: ending{none: true}, // it reads, if slowly: what it may make us hold is bounded
+			defence: holdLimits,
+			story:   "Takes large answers a byte a second, just enough not to be idle.",
+			ending:  ending{none: true}, // it reads, if slowly: what it may make us hold is bounded
 			life: func(v *villain) {
 				v.hello(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 				v.write(many)
@@ -105,8 +109,9 @@ func stallAttacks() []attack {
 		},
 		{
 			name: "socket_never_read", workers: 2, memory: heldMemory, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
-			story:  "Asks for large answers, with all the window there is, and never reads its socket.",
-			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
+			defence: holdLimits,
+			story:   "Asks for large answers, with all the window there is, and never reads its socket.",
+			ending:  ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
 			life: func(v *villain) {
 				v.deaf(http2.Setting{ID: http2.SettingInitialWindowSize, Val: maxWindow})
 				v.write(frames(func(w *wire) { w.frame(http2.FrameWindowUpdate, 0, 0, u32(maxWindow-65535)...) }))
@@ -131,8 +136,9 @@ func slowAttacks() []attack {
 	return []attack{
 		{
 			name: "slow_preface", workers: 200, limit: "prefaceTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story:  "Sends a byte of the preface every 100 ms, on many connections.",
-			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM", "SETTINGS_TIMEOUT"}, says: []string{"preface", "SETTINGS"}},
+			defence: prefaceLimit,
+			story:   "Sends a byte of the preface every 100 ms, on many connections.",
+			ending:  ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM", "SETTINGS_TIMEOUT"}, says: []string{"preface", "SETTINGS"}},
 			life: func(v *villain) {
 				v.listen()
 				dribble(v, []byte(http2.ClientPreface))
@@ -140,8 +146,9 @@ func slowAttacks() []attack {
 		},
 		{
 			name: "silent_connections", workers: 200, limit: "prefaceTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story:  "Connects and never says a word.",
-			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM", "SETTINGS_TIMEOUT"}, says: []string{"preface", "SETTINGS"}},
+			defence: prefaceLimit,
+			story:   "Connects and never says a word.",
+			ending:  ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM", "SETTINGS_TIMEOUT"}, says: []string{"preface", "SETTINGS"}},
 			life: func(v *villain) {
 				v.listen()
 				v.linger()
@@ -154,8 +161,9 @@ func slowAttacks() []attack {
 		},
 		{
 			name: "slow_headers", workers: 50, limit: "frameTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story:  "Sends a header block in CONTINUATION frames of a byte, one every 100 ms.",
-			ending: late("header block"),
+			defence: frameLimit,
+			story:   "Sends a header block in CONTINUATION frames of a byte, one every 100 ms.",
+			ending:  late("header block"),
 			life: func(v *villain) {
 				v.hello()
 				v.write(frames(func(w *wire) { w.frame(http2.FrameHeaders, 0, 1, call.first[0]) }))
@@ -167,8 +175,9 @@ func slowAttacks() []attack {
 		},
 		{
 			name: "slow_frame", workers: 50, limit: "frameTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story:  "Announces DATA of 16 KiB and sends a byte of it every 100 ms.",
-			ending: late("DATA", "frame"),
+			defence: frameLimit,
+			story:   "Announces DATA of 16 KiB and sends a byte of it every 100 ms.",
+			ending:  late("DATA", "frame"),
 			life: func(v *villain) {
 				v.hello()
 				frame := frames(func(w *wire) { w.frame(http2.FrameData, 0, 1, make([]byte, frameSize)...) })
@@ -178,8 +187,9 @@ func slowAttacks() []attack {
 		},
 		{
 			name: "stalled_frame", workers: 50, limit: "frameTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story:  "Sends half a frame's header, and no more.",
-			ending: late("frame"),
+			defence: frameLimit,
+			story:   "Sends half a frame's header, and no more.",
+			ending:  late("frame"),
 			life: func(v *villain) {
 				v.hello()
 				v.write([]byte{0, 0, 8, 6})

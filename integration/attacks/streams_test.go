@@ -24,8 +24,9 @@ func streamAttacks() []attack {
 	return []attack{
 		{
 			name: "rapid_reset", cve: "CVE-2023-44487", workers: 4,
-			story:  "Begins calls and cancels each at once, so that no limit of concurrent streams is ever met.",
-			ending: calm("reset", "given up", "cancel"),
+			defence: resetBudget,
+			story:   "Begins calls and cancels each at once, so that no limit of concurrent streams is ever met.",
+			ending:  calm("reset", "given up", "cancel"),
 			life: flood(nil, perStream(call, 1000, func(w *wire, id uint32, block []byte) {
 				w.headers(id, block, false)
 				w.frame(http2.FrameRSTStream, 0, id, u32(uint32(http2.ErrCodeCancel))...)
@@ -33,8 +34,9 @@ func streamAttacks() []attack {
 		},
 		{
 			name: "rapid_reset_after_request", cve: "CVE-2023-44487", workers: 4,
-			story:  "The same with whole requests, which endpoints begin to work on.",
-			ending: calm("reset", "given up", "cancel"),
+			defence: resetBudget,
+			story:   "The same with whole requests, which endpoints begin to work on.",
+			ending:  calm("reset", "given up", "cancel"),
 			life: flood(nil, perStream(call, 1000, func(w *wire, id uint32, block []byte) {
 				w.headers(id, block, false)
 				w.frame(http2.FrameData, endStream, id, message()...)
@@ -43,16 +45,18 @@ func streamAttacks() []attack {
 		},
 		{
 			name: "stream_flood", workers: 4,
-			story:  "Opens streams far above SETTINGS_MAX_CONCURRENT_STREAMS and ends none.",
-			ending: calm("reset", "given up", "refused", "streams"),
+			defence: "`limits.maxConcurrentStreams` (1000): more are reset (REFUSED_STREAM), and count in " + resetBudget,
+			story:   "Opens streams far above SETTINGS_MAX_CONCURRENT_STREAMS and ends none.",
+			ending:  calm("reset", "given up", "refused", "streams"),
 			life: flood(nil, perStream(newRequest("FullDuplexCall"), 1000, func(w *wire, id uint32, block []byte) {
 				w.headers(id, block, false)
 			})),
 		},
 		{
 			name: "goaway_ignored", workers: 4,
-			story:  "Resets rapidly and goes on when it is told to go, until the connection is closed under it.",
-			ending: calm("reset", "given up", "cancel"),
+			defence: resetBudget + "; nothing is read after the GOAWAY, and the connection is closed a second later at the latest",
+			story:   "Resets rapidly and goes on when it is told to go, until the connection is closed under it.",
+			ending:  calm("reset", "given up", "cancel"),
 			life: func(v *villain) {
 				v.deaf() // it hears the GOAWAY when it cannot write any more
 				block := call.first
@@ -89,56 +93,64 @@ func resetAttacks() []attack {
 	return []attack{
 		{
 			name: "made_you_reset_window_update_0", cve: cve, workers: 4, ending: says,
-			story: "Begins calls and sends each a WINDOW_UPDATE of 0, for which the server has to reset it.",
+			defence: resetBudget,
+			story:   "Begins calls and sends each a WINDOW_UPDATE of 0, for which the server has to reset it.",
 			life: fault(call, false, func(w *wire, id uint32, _ []byte) {
 				w.frame(http2.FrameWindowUpdate, 0, id, u32(0)...)
 			}),
 		},
 		{
 			name: "made_you_reset_window_overflow", cve: cve, workers: 4, ending: says,
-			story: "Lifts each call's window above 2^31-1, for which the server has to reset it.",
+			defence: resetBudget,
+			story:   "Lifts each call's window above 2^31-1, for which the server has to reset it.",
 			life: fault(call, false, func(w *wire, id uint32, _ []byte) {
 				w.frame(http2.FrameWindowUpdate, 0, id, u32(maxWindow)...)
 			}),
 		},
 		{
 			name: "made_you_reset_data_after_end", cve: cve, workers: 4, ending: raced,
-			story: "Sends DATA on each call after END_STREAM.",
+			defence: resetBudget,
+			story:   "Sends DATA on each call after END_STREAM.",
 			life: fault(whole, true, func(w *wire, id uint32, _ []byte) {
 				w.frame(http2.FrameData, 0, id, message()...)
 			}),
 		},
 		{
 			name: "made_you_reset_headers_after_end", cve: cve, workers: 4, ending: raced,
-			story: "Sends HEADERS on each call after END_STREAM.",
+			defence: resetBudget,
+			story:   "Sends HEADERS on each call after END_STREAM.",
 			life: fault(whole, true, func(w *wire, id uint32, _ []byte) {
 				w.headers(id, whole.again, true)
 			}),
 		},
 		{
 			name: "made_you_reset_content_length", cve: cve, workers: 4, ending: says,
-			story: "Sends each call more DATA than its content-length says.",
+			defence: resetBudget,
+			story:   "Sends each call more DATA than its content-length says.",
 			life: fault(counted, false, func(w *wire, id uint32, _ []byte) {
 				w.frame(http2.FrameData, 0, id, message()...)
 			}),
 		},
 		{
 			name: "made_you_reset_trailers", cve: cve, workers: 4, ending: says,
-			story: "Sends each call a second header block that does not end it.",
+			defence: resetBudget,
+			story:   "Sends each call a second header block that does not end it.",
 			life: fault(call, false, func(w *wire, id uint32, _ []byte) {
 				w.headers(id, call.again, false)
 			}),
 		},
 		{
 			name: "made_you_reset_priority", cve: cve, workers: 4, ending: says,
-			story: "Sends each call a PRIORITY of the wrong length.",
+			defence: resetBudget,
+			story:   "Sends each call a PRIORITY of the wrong length.",
 			life: fault(call, false, func(w *wire, id uint32, _ []byte) {
 				w.frame(http2.FramePriority, 0, id, 0, 0, 0)
 			}),
 		},
 		{
 			name: "malformed_requests", cve: cve, workers: 4, ending: says,
-			story: "Sends requests that are malformed (no :path, fields in upper case, a NUL in a value), for each of which the server has to reset a stream.",
+			defence: resetBudget,
+			story:   "Sends requests that are malformed (no :path, fields in upper case, a NUL in a value), for each of which the server has to reset a stream.",
 			life: flood(nil, func(w *wire, i int) {
 				bad := [][]byte{
 					{0x83, 0x86},
@@ -173,21 +185,24 @@ func connectionAttacks() []attack {
 	return []attack{
 		{
 			name: "connection_flood", workers: 300, again: 200 * 1e6, limit: "maxConnectionsPerAddress: 100",
-			story:  "Opens and keeps as many connections as it can from one address.",
-			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"connections"}}, patience: 1e12,
+			defence: "`limits.maxConnectionsPerAddress` (16384; of IPv6, each /64 network)",
+			story:   "Opens and keeps as many connections as it can from one address.",
+			ending:  ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"connections"}}, patience: 1e12,
 			life: stay, check: atMost(limit),
 		},
 		{
 			name: "connection_flood_many_addresses", workers: 300, again: 200 * 1e6, limit: "maxConnections: 100", alone: true,
-			story:  "Opens and keeps as many connections as it can, each from another address.",
-			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"connections"}}, patience: 1e12,
+			defence: "`limits.maxConnections` (65536)",
+			story:   "Opens and keeps as many connections as it can, each from another address.",
+			ending:  ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"connections"}}, patience: 1e12,
 			from: func(w int) net.IP { return net.IPv4(127, 0, 2, byte(w%200)+1) },
 			life: stay, check: atMost(limit),
 		},
 		{
 			name: "connection_churn", workers: 8, again: 1,
-			story:  "Connects and leaves, as fast as it can.",
-			ending: ending{none: true},
+			defence: "nothing is done for a connection before its first bytes; `limits.maxConnectionsPerAddress` (16384)",
+			story:   "Connects and leaves, as fast as it can.",
+			ending:  ending{none: true},
 			life: func(v *villain) {
 				v.deaf()
 				v.left = true
@@ -195,8 +210,9 @@ func connectionAttacks() []attack {
 		},
 		{
 			name: "http1_flood", workers: 4,
-			story:  "Speaks HTTP/1.1, or nonsense, instead of HTTP/2.",
-			ending: breach("PROTOCOL_ERROR", "preface", "HTTP/2"),
+			defence: "the first bytes must be the preface of HTTP/2",
+			story:   "Speaks HTTP/1.1, or nonsense, instead of HTTP/2.",
+			ending:  breach("PROTOCOL_ERROR", "preface", "HTTP/2"),
 			life: func(v *villain) {
 				v.listen()
 				v.write([]byte("GET / HTTP/1.1\r\nHost: attack.test\r\nAccept: */*\r\n\r\n"))
@@ -205,8 +221,9 @@ func connectionAttacks() []attack {
 		},
 		{
 			name: "proxy_header_untrusted", workers: 4, proxy: true,
-			story:  "Sends a PROXY header from an address that is not trusted, to be taken for somebody else.",
-			ending: ending{shut: true, codes: []string{"PROTOCOL_ERROR"}, says: []string{"PROXY", "preface"}},
+			defence: "`listeners[].proxyProtocol.trusted`: from others a PROXY header is a protocol error",
+			story:   "Sends a PROXY header from an address that is not trusted, to be taken for somebody else.",
+			ending:  ending{shut: true, codes: []string{"PROTOCOL_ERROR"}, says: []string{"PROXY", "preface"}},
 			life: func(v *villain) {
 				v.listening = true
 				go v.read()

@@ -81,7 +81,8 @@ func tlsAttacks() []attack {
 	return []attack{
 		{
 			name: "tls_half_open", tls: true, workers: 200, limit: "prefaceTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story: "Begins TLS handshakes on many connections, and never goes on.", ending: noRoom,
+			defence: prefaceLimit,
+			story:   "Begins TLS handshakes on many connections, and never goes on.", ending: noRoom,
 			life: func(v *villain) {
 				v.watch()
 				v.write(hello[:100])
@@ -90,7 +91,8 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_slow_handshake", tls: true, workers: 200, limit: "prefaceTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story: "Sends a byte of its ClientHello every 100 ms, on many connections.", ending: noRoom,
+			defence: prefaceLimit,
+			story:   "Sends a byte of its ClientHello every 100 ms, on many connections.", ending: noRoom,
 			life: func(v *villain) {
 				v.watch()
 				for _, b := range hello {
@@ -102,7 +104,8 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_silent_after_handshake", tls: true, workers: 100, limit: "prefaceTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 2500 * time.Millisecond, quiet: true,
-			story: "Ends its TLS handshake, and never begins HTTP/2.", ending: noRoom,
+			defence: prefaceLimit,
+			story:   "Ends its TLS handshake, and never begins HTTP/2.", ending: noRoom,
 			life: overTLS(func(v *villain) {
 				v.listen()
 				v.linger()
@@ -110,7 +113,8 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_handshake_flood", tls: true, workers: 8, again: 1, ending: ending{none: true}, check: noErrors,
-			story: "Makes full handshakes, without resumption, as fast as it can.",
+			defence: "none of its own: handshakes run outside of the engine, so that they keep no call waiting but for the processor; `limits.maxConnectionsPerAddress` (16384)",
+			story:   "Makes full handshakes, without resumption, as fast as it can.",
 			life: overTLS(func(v *villain) {
 				v.watch()
 				v.left = true
@@ -118,8 +122,9 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_key_update_flood", tls: true, workers: 4, check: noErrors,
-			story:  "Asks for new keys (KeyUpdate) without end, each of which wants an answer.",
-			ending: ending{shut: true},
+			defence: "16 records without content in a row at most (crypto/tls)",
+			story:   "Asks for new keys (KeyUpdate) without end, each of which wants an answer.",
+			ending:  ending{shut: true},
 			life: sealed(tls.VersionTLS13, func(s *sealer) []byte {
 				r := s.seal(22, []byte{24, 0, 0, 1, 1})
 				s.update()
@@ -128,14 +133,16 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_empty_records", tls: true, workers: 4, check: noErrors,
-			story:  "Sends TLS records without content.",
-			ending: ending{shut: true},
-			life:   sealed(tls.VersionTLS13, func(s *sealer) []byte { return s.seal(23, nil) }),
+			defence: "16 records without content in a row at most (crypto/tls)",
+			story:   "Sends TLS records without content.",
+			ending:  ending{shut: true},
+			life:    sealed(tls.VersionTLS13, func(s *sealer) []byte { return s.seal(23, nil) }),
 		},
 		{
 			name: "tls_renegotiation", cve: "CVE-2011-1473", tls: true, workers: 4, check: noErrors,
-			story:  "Asks for new handshakes on a TLS 1.2 connection.",
-			ending: ending{shut: true},
+			defence: "there is none: the connection ends (crypto/tls)",
+			story:   "Asks for new handshakes on a TLS 1.2 connection.",
+			ending:  ending{shut: true},
 			life: sealed(tls.VersionTLS12, func(s *sealer) []byte {
 				body := append(append([]byte{3, 3}, make([]byte, 32)...), 0, 0, 2, 0xc0, 0x2b, 1, 0)
 				return s.seal(22, append([]byte{1, 0, 0, byte(len(body))}, body...))
@@ -143,8 +150,9 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_rapid_reset", cve: "CVE-2023-44487", tls: true, workers: 4,
-			story:  "Begins calls and cancels each at once, behind TLS.",
-			ending: calm("reset", "given up", "cancel"),
+			defence: resetBudget,
+			story:   "Begins calls and cancels each at once, behind TLS.",
+			ending:  calm("reset", "given up", "cancel"),
 			life: overTLS(flood(nil, perStream(call, 1000, func(w *wire, id uint32, block []byte) {
 				w.headers(id, block, false)
 				w.frame(http2.FrameRSTStream, 0, id, u32(uint32(http2.ErrCodeCancel))...)
@@ -152,14 +160,16 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_ping_flood", cve: "CVE-2019-9512", tls: true, workers: 4,
-			story:  "Sends PINGs without end, behind TLS.",
-			ending: calm("frames", "nothing", "idle"),
-			life:   overTLS(flood(nil, repeat(4000, func(w *wire) { w.frame(http2.FramePing, 0, 0, make([]byte, 8)...) }))),
+			defence: idleBudget,
+			story:   "Sends PINGs without end, behind TLS.",
+			ending:  calm("frames", "nothing", "idle"),
+			life:    overTLS(flood(nil, repeat(4000, func(w *wire) { w.frame(http2.FramePing, 0, 0, make([]byte, 8)...) }))),
 		},
 		{
 			name: "tls_socket_never_read", tls: true, workers: 2, memory: heldMemory, limit: "stallTimeout: 1s", lasts: 3500 * time.Millisecond, patience: 3 * time.Second,
-			story:  "Asks for large answers behind TLS and never reads its socket.",
-			ending: ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
+			defence: holdLimits,
+			story:   "Asks for large answers behind TLS and never reads its socket.",
+			ending:  ending{shut: true, codes: []string{"ENHANCE_YOUR_CALM"}, says: []string{"read", "take"}},
 			life: overTLS(func(v *villain) {
 				v.deaf(http2.Setting{ID: http2.SettingInitialWindowSize, Val: maxWindow})
 				v.write(frames(func(w *wire) { w.frame(http2.FrameWindowUpdate, 0, 0, u32(maxWindow-65535)...) }))
@@ -171,7 +181,8 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_nonsense", tls: true, workers: 4, ending: ending{shut: true},
-			story: "Sends what is neither TLS nor HTTP/2.",
+			defence: "a record of more than 16 KiB ends the connection (crypto/tls)",
+			story:   "Sends what is neither TLS nor HTTP/2.",
 			life: func(v *villain) {
 				v.watch()
 				v.write(append([]byte{22, 3, 1, 0xff, 0xff}, make([]byte, 64<<10)...))
