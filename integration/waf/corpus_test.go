@@ -8,16 +8,16 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/trunkline/trunkline/integration/harness"
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/inspect"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { harness.Main(m) }
 
 const unary = "grpc.testing.TestService/UnaryCall"
 

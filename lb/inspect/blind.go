@@ -31,7 +31,11 @@ func parses(b []byte) bool {
 
 // guess walks fields that parse.
 func (w *walk) guess(b []byte) {
-	if !w.texts || w.blind == maxBlindDepth {
+	if !w.texts || len(b) == 0 {
+		return
+	}
+	if w.blind == maxBlindDepth {
+		w.overflow = true
 		return
 	}
 	w.blind++

@@ -137,9 +137,9 @@ func (c *court) plan() *plan {
 func (w *walk) unknownText() string {
 	var parts []string
 	for _, u := range w.unknown {
-		numbers := make([]string, len(u.numbers))
-		for i, n := range u.numbers {
-			numbers[i] = fmt.Sprint(n)
+		var numbers []string
+		for _, n := range u.numbers {
+			numbers = append(numbers, fmt.Sprint(n))
 		}
 		if u.more {
 			numbers = append(numbers, "...")

@@ -43,7 +43,7 @@ func schema(t testing.TB) *reflection.Schema {
 	}
 	for _, f := range set.GetFile()[1].GetMessageType()[0].GetField() {
 		if f.GetName() == "title" {
-			rules := proto.GetExtension(f.GetOptions(), validate.E_Field).(*validate.FieldRules).GetString_()
+			rules := proto.GetExtension(f.GetOptions(), validate.E_Field).(*validate.FieldRules).GetString()
 			rules.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 1161, protowire.VarintType), 1))
 		}
 	}

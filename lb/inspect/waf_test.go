@@ -126,8 +126,13 @@ func TestTooMuchTextIsRefused(t *testing.T) {
 	at := describe(t, place)
 	r := inspector(t, "payload: [ { waf: {} } ]", nil).For(place, at)
 	for _, json := range []string{`{"note":"` + strings.Repeat("a", maxTextBytes+1) + `"}`, `{"tags":["` + strings.Repeat(`a","`, maxTexts) + `a"]}`} {
-		mustSay(t, judge(r, &Message{Body: message(t, at().Input(), json)}), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_COMPLEX", "more text than is searched for attacks, 5000 strings and 262144 bytes (payload[0].waf)")
+		mustSay(t, judge(r, &Message{Body: message(t, at().Input(), json)}), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_COMPLEX", "more text than is searched for attacks, which is 5000 strings, 262144 bytes, and 16 levels of unknown fields (payload[0].waf)")
 	}
+	hidden := protowire.AppendBytes(nil, []byte(injection))
+	for range maxBlindDepth + 1 {
+		hidden = protowire.AppendBytes(nil, append([]byte{0x9a, 0x01}, hidden...)) // field 19
+	}
+	mustSay(t, judge(r, &Message{Body: append([]byte{0x9a, 0x01}, hidden...)}), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_COMPLEX", "16 levels of unknown fields")
 	// A file in a bytes field is none.
 	mustPass(t, judge(r, &Message{Body: protowire.AppendBytes(protowire.AppendTag(nil, 7, protowire.BytesType), make([]byte, maxTextBytes+1))}))
 }

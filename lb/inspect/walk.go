@@ -69,8 +69,8 @@ func (e *parseError) refusal() authn.Refusal {
 
 func tooMuchText(by charge) authn.Refusal {
 	return authn.Refusal{Status: grpc.ResourceExhausted, Reason: "MESSAGE_TOO_COMPLEX",
-		Message: fmt.Sprintf("holds more text than is searched for attacks, %d strings and %d bytes (%s): send several smaller messages, or have the method named by an entry of payload "+
-			"that comes first and has no waf", maxTexts, maxTextBytes, by.name)}
+		Message: fmt.Sprintf("holds more text than is searched for attacks, which is %d strings, %d bytes, and %d levels of unknown fields (%s): send several smaller messages, "+
+			"or have the method named by an entry of payload that comes first and has no waf", maxTexts, maxTextBytes, maxBlindDepth, by.name)}
 }
 
 func tooComplex() authn.Refusal {
