@@ -125,6 +125,7 @@ func TestTheProcessIsAMemberOfTheMesh(t *testing.T) {
 // The mesh gets another authority. Handshakes go on all the while in both directions, with members that have already turned and
 // with those that have not, and in the end Trunkline's certificate is the new authority's.
 func TestHandshakesGoOnWhileTheAuthorityRotates(t *testing.T) {
+	t.Parallel() // Consul takes up to half a minute to renew a certificate
 	m := startMesh(t)
 	i := m.join("trunkline")
 	before := i.Status()

@@ -58,9 +58,10 @@ func (m *mesh) intend(destination string, sources map[string]api.IntentionAction
 
 func (m *mesh) write(entry api.ConfigEntry) {
 	m.t.Helper()
-	if ok, _, err := m.API.ConfigEntries().Set(entry, nil); err != nil || !ok {
-		m.t.Fatalf("config entry %s %s: %v %v", entry.GetKind(), entry.GetName(), ok, err)
-	}
+	harness.Eventually(m.t, 20*time.Second, "Consul to take "+entry.GetKind()+" "+entry.GetName(), func() bool {
+		ok, _, err := m.API.ConfigEntries().Set(entry, nil) // a new Consul takes none yet
+		return err == nil && ok
+	})
 }
 
 // roots are the authorities as any member asks for them.
