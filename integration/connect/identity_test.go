@@ -51,7 +51,7 @@ func server(i *connect.Identity) *tls.Config {
 func client(i *connect.Identity, destination string) *tls.Config {
 	match := i.Match(destination)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, //nolint:gosec // VerifyConnection judges
+		MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, // VerifyConnection judges
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.Certificate() },
 		NextProtos:           []string{"h2"},
 		VerifyConnection: func(s tls.ConnectionState) error {
@@ -101,7 +101,7 @@ func TestTheProcessIsAMemberOfTheMesh(t *testing.T) {
 		}
 	})
 	t.Run("who has no certificate of the mesh does not", func(t *testing.T) {
-		if _, s := shake(t, &tls.Config{InsecureSkipVerify: true}, server(i)); s == nil { //nolint:gosec // the server is to refuse
+		if _, s := shake(t, &tls.Config{InsecureSkipVerify: true}, server(i)); s == nil { // the server is to refuse
 			t.Error("it was let in")
 		}
 	})
