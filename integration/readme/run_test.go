@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -97,6 +98,67 @@ func TestEveryServiceConfigLoadsHereAndInAGRPCClient(t *testing.T) {
 			t.Errorf("README.md has no example of %s", key)
 		}
 	}
+}
+
+// Whatever can be said about the edge is shown in an example.
+func TestTheExamplesHaveEveryKeyOfTheEdge(t *testing.T) {
+	var examples []any
+	for _, b := range blocks(t, "yaml") {
+		var v any
+		if err := yaml.Unmarshal([]byte(b), &v); err != nil {
+			t.Errorf("%v in\n%s", err, b)
+		}
+		examples = append(examples, v)
+	}
+	shown := 0
+	var look func(path string, d protoreflect.MessageDescriptor, found []any)
+	look = func(path string, d protoreflect.MessageDescriptor, found []any) {
+		for i := range d.Fields().Len() {
+			f := d.Fields().Get(i)
+			at, in := strings.TrimPrefix(path+"."+f.JSONName(), "."), inside(found, f.JSONName())
+			if len(in) == 0 {
+				t.Errorf("README.md has no example of %s", at)
+				continue
+			}
+			shown++
+			if m := f.Message(); m != nil && m.ParentFile().Package() == d.ParentFile().Package() && !f.IsMap() && m.Name() != "UpstreamTLS" { // shown under clusters
+				look(at, m, in)
+			}
+		}
+	}
+	config := (&configv1.Config{}).ProtoReflect().Descriptor()
+	for _, path := range []string{
+		"listeners.tls", "listeners.proxyProtocol", "clusters.tls", "discovery.consul.connect", "admin", "authentication", "authorization",
+		"externalAuthorization", "payload", "limits",
+	} {
+		d, found := config, examples
+		for key := range strings.SplitSeq(path, ".") {
+			f := d.Fields().ByJSONName(key)
+			if f == nil {
+				t.Fatalf("%s: there is no %s", path, key)
+			}
+			d, found = f.Message(), inside(found, key)
+		}
+		look(path, d, found)
+	}
+	if shown < 80 {
+		t.Errorf("only %d keys found: this test shows little", shown)
+	}
+}
+
+// inside are the values of a key in mappings and in lists of them.
+func inside(all []any, key string) (found []any) {
+	for _, v := range all {
+		switch v := v.(type) {
+		case map[string]any:
+			if in, ok := v[key]; ok {
+				found = append(found, in)
+			}
+		case []any:
+			found = append(found, inside(v, key)...)
+		}
+	}
+	return found
 }
 
 // keys notes every key of a JSON text, at any depth.
