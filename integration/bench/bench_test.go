@@ -160,14 +160,18 @@ func TestTrunklineCarriesTheWorkloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
-	in, err := peers[0].start(t.Context(), l, setup{}, backends)
+	in, err := peers[0].start(t.Context(), l, setup{tls: true}, backends)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.stop()
-	for _, name := range []string{"W1", "W2", "W3", "W4d", "W4u", "W6", "W7"} {
+	for _, name := range []string{"W1", "W2", "W3", "W4d", "W4u", "W5", "W5b", "W5d", "W5u", "W5f", "W5r", "W5q", "W6", "W7"} {
 		t.Run(name, func(t *testing.T) {
-			if calls, _ := runAgainst(t, in.addr, workloadNamed(name).spec, 300*time.Millisecond); calls < 10 {
+			w, addr := workloadNamed(name), in.plain
+			if w.spec.tls {
+				addr = in.addr
+			}
+			if calls, _ := runAgainst(t, addr, w.spec, 300*time.Millisecond); calls < 10 {
 				t.Fatalf("only %d calls", calls)
 			}
 		})

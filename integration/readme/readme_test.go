@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/trunkline/trunkline/lb/telemetry"
 )
 
 const root = "../../"
@@ -116,29 +118,48 @@ func TestTheMetricsTableIsTheDocOfTelemetry(t *testing.T) {
 	mustAgree(t, firstColumn(section(t, "Traces, metrics, logs")), documented, "lb/telemetry/doc.go")
 }
 
-// The reasons in the table are the constants that look like reasons in the engine's source.
+func TestTheKindsOfLimitsAreThoseOfTelemetry(t *testing.T) {
+	_, list, ok := strings.Cut(section(t, "Traces, metrics, logs"), "\nKinds of `trunkline_limited_total`: ")
+	if !ok {
+		t.Fatal("README.md does not list the kinds of limits")
+	}
+	list, _, _ = strings.Cut(list, "\n\n")
+	var kinds []string
+	for l := telemetry.Limit(0); l.String() != "unknown"; l++ {
+		kinds = append(kinds, l.String())
+	}
+	mustAgree(t, quoted(list), kinds, "lb/telemetry")
+}
+
+// The reasons in the tables are the constants that look like reasons in the source of those who refuse.
 func TestTheTableOfFailuresHasEveryReason(t *testing.T) {
 	var reasons, table []string
-	upper := regexp.MustCompile(`"([A-Z]+(?:_[A-Z]+)+)"|reason: +"([A-Z]+)"`)
-	err := fs.WalkDir(os.DirFS(root), "lb/forward", func(p string, d fs.DirEntry, err error) error {
-		if err == nil && strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, "_test.go") {
-			for _, m := range upper.FindAllStringSubmatch(text(t, p), -1) {
-				if reason := m[1] + m[2]; !slices.Contains(reasons, reason) {
-					reasons = append(reasons, reason)
+	upper := regexp.MustCompile(`(== )?"([A-Z]+(?:_[A-Z]+)+)"|[rR]eason: +"([A-Z]+)"`) // what is compared is somebody else's
+	for _, dir := range []string{"lb/forward", "lb/listener", "lb/certs", "lb/connect", "lb/gate", "lb/identity", "lb/extauthz", "lb/inspect", "policy/authn"} {
+		before := len(reasons)
+		err := fs.WalkDir(os.DirFS(root), dir, func(p string, _ fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, "_test.go") {
+				for _, m := range upper.FindAllStringSubmatch(text(t, p), -1) {
+					if reason := m[2] + m[3]; m[1] == "" && !slices.Contains(reasons, reason) {
+						reasons = append(reasons, reason)
+					}
 				}
 			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+		if refuses := !slices.Contains([]string{"lb/connect", "lb/extauthz"}, dir); refuses == (len(reasons) == before) {
+			t.Errorf("%s has %d reasons of its own: look whether the pattern still finds them", dir, len(reasons)-before)
+		}
 	}
 	for row := range strings.Lines(section(t, "Deadlines and failures")) {
 		if cells := strings.Split(row, "|"); len(cells) == 6 {
 			table = append(table, quoted(cells[4])...)
 		}
 	}
-	mustAgree(t, table, reasons, "lb/forward")
+	mustAgree(t, table, reasons, "the source")
 }
 
 func TestLinksLeadSomewhere(t *testing.T) {
