@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -339,6 +340,9 @@ func (s *Server) authorizeAdmin(r *http.Request, method string, peer *authn.Peer
 	address, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		address = r.RemoteAddr
+	}
+	if strings.HasPrefix(method, "grpc.reflection.") {
+		method = "trunkline.admin.v1.AdminService/ServerReflectionInfo" // that of the admin API, not of what is balanced
 	}
 	if v := s.edge.Load().gate.CheckHTTP(method, r.Header, peer, address, time.Now()); v != nil && v.Refused {
 		return &v.Refusal
