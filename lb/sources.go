@@ -147,7 +147,7 @@ func telemetryConfig(o Options) (telemetry.Config, error) {
 	if c.AccessLog != telemetry.AccessLogOff {
 		var w io.Writer = os.Stdout
 		if p := a.GetPath(); p != "-" {
-			f, err := os.OpenFile(p, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+			f, err := os.OpenFile(p, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640) //nolint:gosec // those who collect logs read them by their group
 			if err != nil {
 				return c, fmt.Errorf("accessLog.path: %w", err)
 			}

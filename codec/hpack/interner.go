@@ -113,7 +113,7 @@ func (in *Interner) newField(n *name, value []byte, hash uint64, sensitive Flags
 			f.backing = make([]byte, 0, max(64, len(value)))
 		}
 		b := append(f.backing[:0], value...)
-		f.Value = unsafe.String(&b[0], len(b))
+		f.Value = unsafe.String(&b[0], len(b)) //nolint:gosec // the backing is written again only when nobody has the field
 	}
 	if !n.global {
 		n.refs++
@@ -236,4 +236,4 @@ func (in *Interner) rebuildNames() {
 }
 
 // stringBytes views s as bytes that must not be written.
-func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) } //nolint:gosec // it is only read

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,8 +60,9 @@ const (
 	floor = 5 * time.Millisecond
 	// memory is the most resident memory that the product may ever have: about 45 MiB of it are there without any load.
 	memory = 192 * mebibyte
-	// tries is how often a p99 above the bound is measured. Nothing else is forgiven.
+	// tries is how often a p99 above the bound is measured, as long as all attacks together have taken less than more for it.
 	tries = 3
+	more  = time.Minute
 	// busy is the share of the machine that processes of strangers may have while a p99 is measured that counts against the product: a
 	// quarter of a core of two. If they had more in each try, the test says that it cannot tell.
 	busy = 0.125
@@ -129,6 +131,7 @@ func attacks() []attack {
 		}
 		if harness.Race {
 			a.memory *= 6 // shadow memory
+			a.lasts, a.patience = a.lasts+time.Second/2, a.patience+time.Second/2
 		}
 	}
 	return all
@@ -138,6 +141,7 @@ func attacks() []attack {
 // attacker is sent away with a reason.
 func TestAttacks(t *testing.T) {
 	var figures table
+	var again allowance
 	t.Cleanup(func() { figures.report(t) })
 	backend := startBackend(t)
 	for _, a := range attacks() {
@@ -145,13 +149,13 @@ func TestAttacks(t *testing.T) {
 			if a.quiet {
 				t.Parallel()
 			}
-			figures.add(a.run(t, backend))
+			figures.add(a.run(t, backend, &again))
 		})
 	}
 }
 
 // run measures an attack, again if the client was slow.
-func (a *attack) run(t *testing.T, backend *backend) row {
+func (a *attack) run(t *testing.T, backend *backend, again *allowance) row {
 	var r row
 	judged := 0
 	for try := 1; ; try++ {
@@ -163,8 +167,11 @@ func (a *attack) run(t *testing.T, backend *backend) row {
 			judged++
 		}
 		t.Logf("try %d: p99 %v without the attack, %v under attack; strangers had %.0f%% of the machine", try, r.before, r.under, 100*r.strangers)
-		if try == tries {
+		if try == tries || !again.left() {
 			break
+		}
+		if try == 1 {
+			defer func(began time.Time) { again.took(time.Since(began)) }(time.Now())
 		}
 		awaitQuiet(5 * time.Second)
 	}
@@ -206,7 +213,10 @@ limits: { %s }
 		young = old
 	}
 	beginLoad(old, old, 100*time.Millisecond).stop() // connections are made, tables are warm
-	before := beginLoad(old, old, 0).after(600 * time.Millisecond)
+	before := &load{}
+	if !harness.Race { // its latencies are not judged
+		before = beginLoad(old, old, 0).after(600 * time.Millisecond)
+	}
 
 	text, err := json.Marshal(order{Attack: a.name, Addr: trunkline.Listen, CA: ca, Lasts: a.lasts})
 	if err != nil {
@@ -258,7 +268,8 @@ func (a *attack) judge(t *testing.T, r *row, under *load) {
 		}
 	}
 	if !a.ending.none {
-		if s.Spared > 0 {
+		// Where strangers have the machine an attacker may not have come to its point by then.
+		if s.Spared > 0 && (r.strangers < 0.5 || s.ByGoAway()+s.Closed == 0) {
 			t.Errorf("%d connections went on for more than %v", s.Spared, a.patience)
 		}
 		if !a.ending.shut && s.Closed > 0 {
@@ -306,6 +317,13 @@ func (r *row) String() string {
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
+
+// allowance is what measuring again has taken.
+type allowance struct{ spent atomic.Int64 }
+
+func (a *allowance) left() bool { return time.Duration(a.spent.Load()) < more }
+
+func (a *allowance) took(d time.Duration) { a.spent.Add(int64(d)) }
 
 // table collects rows.
 type table struct {

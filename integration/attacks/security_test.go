@@ -112,7 +112,7 @@ func (f *table) write(t *testing.T) {
 		fmt.Fprintf(&b, "%s%s\n", a.words(), figures)
 	}
 	fmt.Fprintf(&b, "\n%s%s", tableEnds, after)
-	if err := os.WriteFile(page(), []byte(b.String()), 0o644); err != nil { //nolint:gosec // a page for everybody
+	if err := os.WriteFile(page(), []byte(b.String()), 0o644); err != nil { // a page for everybody
 		t.Fatal(err)
 	}
 }

@@ -196,7 +196,7 @@ func tlsAttacks() []attack {
 func (v *villain) steal(version uint16) (*sealer, error) {
 	var keys keyLog
 	tap := &tap{Conn: v.nc}
-	tc := tls.Client(tap, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, NextProtos: []string{"h2"}, KeyLogWriter: &keys, //nolint:gosec // an attacker
+	tc := tls.Client(tap, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, NextProtos: []string{"h2"}, KeyLogWriter: &keys, // an attacker
 		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}})
 	if err := tc.HandshakeContext(v.ctx); err != nil {
 		return nil, fmt.Errorf("handshake: %w", err)

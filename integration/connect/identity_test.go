@@ -51,7 +51,7 @@ func server(i *connect.Identity) *tls.Config {
 func client(i *connect.Identity, destination string) *tls.Config {
 	match := i.Match(destination)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, //nolint:gosec // VerifyConnection judges
+		MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, // VerifyConnection judges
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.Certificate() },
 		NextProtos:           []string{"h2"},
 		VerifyConnection: func(s tls.ConnectionState) error {
@@ -101,7 +101,7 @@ func TestTheProcessIsAMemberOfTheMesh(t *testing.T) {
 		}
 	})
 	t.Run("who has no certificate of the mesh does not", func(t *testing.T) {
-		if _, s := shake(t, &tls.Config{InsecureSkipVerify: true}, server(i)); s == nil { //nolint:gosec // the server is to refuse
+		if _, s := shake(t, &tls.Config{InsecureSkipVerify: true}, server(i)); s == nil { // the server is to refuse
 			t.Error("it was let in")
 		}
 	})
@@ -125,6 +125,7 @@ func TestTheProcessIsAMemberOfTheMesh(t *testing.T) {
 // The mesh gets another authority. Handshakes go on all the while in both directions, with members that have already turned and
 // with those that have not, and in the end Trunkline's certificate is the new authority's.
 func TestHandshakesGoOnWhileTheAuthorityRotates(t *testing.T) {
+	t.Parallel() // Consul takes up to half a minute to renew a certificate
 	m := startMesh(t)
 	i := m.join("trunkline")
 	before := i.Status()

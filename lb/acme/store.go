@@ -29,7 +29,7 @@ func openStore(dir string) (*store, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "locks"), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
+	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // it is a folder
 		return nil, fmt.Errorf("the folder has keys in it, and nobody else may read it: %w", err)
 	}
 	return &store{Storage: &certmagic.FileStorage{Path: dir}, dir: dir, held: map[string]*os.File{}}, nil

@@ -147,7 +147,7 @@ func (t *token) login(w http.ResponseWriter, r *http.Request) {
 		loginPage(w, "That is not the token. It stands in the file that admin.tokenFile names.")
 		return
 	}
-	http.SetCookie(w, &http.Cookie{Name: cookie, Value: t.session(time.Now().Add(remembered)), Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, &http.Cookie{Name: cookie, Value: t.session(time.Now().Add(remembered)), Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode}) //nolint:gosec // without TLS a secure cookie would not come back
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 

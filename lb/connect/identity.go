@@ -152,12 +152,13 @@ func (i *Identity) because(watch int) string {
 	return ""
 }
 
-// ClientCAs are the mesh's authorities, for clients and for servers; none at all before the agent has told. Not to be changed.
+// ClientCAs are the mesh's authorities, for clients and for servers; nil before the agent has told. That must not come to crypto/tls or
+// crypto/x509, to which it means the system's. The pool is not to be changed; it is another only if the authorities are.
 func (i *Identity) ClientCAs() *x509.CertPool {
 	if r := i.roots.Load(); r != nil {
 		return r.pool
 	}
-	return x509.NewCertPool() // not nil: that would be the system's authorities
+	return nil
 }
 
 // TrustDomain is the mesh's, "" before the agent has told.
@@ -231,7 +232,12 @@ func (i *Identity) takeRoots(list *api.CARootList) error {
 		return fmt.Errorf("the agent names %d authorities that can be used, and the trust domain %q", len(r.ids), r.domain)
 	}
 	slices.Sort(r.ids)
-	if was := i.roots.Swap(r); was == nil || !slices.Equal(was.ids, r.ids) || was.active != r.active {
+	was := i.roots.Load()
+	if was != nil && was.pool.Equal(r.pool) {
+		r.pool = was.pool // by which others remember what it was found to say
+	}
+	i.roots.Store(r)
+	if was == nil || !slices.Equal(was.ids, r.ids) || was.active != r.active {
 		i.log.Info("the mesh's authorities are in place", "trust domain", r.domain, "authorities", len(r.ids), "active", r.active)
 	}
 	return nil

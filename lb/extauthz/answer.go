@@ -79,7 +79,7 @@ func verdict(o *owned, answer *auth.CheckResponse) (v *Verdict, wrong string) {
 // denial is the status of a refusal. The service's own gRPC status stands if it is more than "denied"; else the HTTP status
 // that it wants to be sent tells, for services that were written for HTTP.
 func denial(code int32, denied *auth.DeniedHttpResponse) grpc.Status {
-	if s := grpc.Status(code); code > 0 && s.Known() && s != grpc.PermissionDenied && s != grpc.Unknown { //nolint:gosec // it is positive
+	if s := grpc.Status(code); code > 0 && s.Known() && s != grpc.PermissionDenied && s != grpc.Unknown {
 		return s
 	}
 	switch http := denied.GetStatus().GetCode(); {

@@ -16,7 +16,7 @@ import (
 
 func TestADenialIsAGRPCStatusWhateverItsForm(t *testing.T) {
 	bare := func(code codes.Code) *auth.CheckResponse {
-		return &auth.CheckResponse{Status: &rpcstatus.Status{Code: int32(code), Message: "for logs"}} //nolint:gosec // small
+		return &auth.CheckResponse{Status: &rpcstatus.Status{Code: int32(code), Message: "for logs"}}
 	}
 	for name, c := range map[string]struct {
 		answer *auth.CheckResponse

@@ -197,7 +197,7 @@ func TestWhatIsBorrowedMayChangeWhenAskReturns(t *testing.T) {
 }
 
 func denied(code codes.Code, http int32, body string) *auth.CheckResponse {
-	return &auth.CheckResponse{Status: &rpcstatus.Status{Code: int32(code)}, HttpResponse: &auth.CheckResponse_DeniedResponse{ //nolint:gosec // small
+	return &auth.CheckResponse{Status: &rpcstatus.Status{Code: int32(code)}, HttpResponse: &auth.CheckResponse_DeniedResponse{
 		DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode(http)}, Body: body}}}
 }
 

@@ -156,7 +156,7 @@ func (c *Call) descriptor(d []serviceconfig.DescriptorEntry) (out []ratelimit.En
 		case e.Method:
 			v = c.rules.Full
 		}
-		out = append(out, ratelimit.Entry{Key: e.Key, Value: v})
+		out = append(out, ratelimit.Entry{Key: e.Key, Value: v, Hidden: e.Metadata != ""})
 	}
 	return out
 }

@@ -226,6 +226,9 @@ func (c *Call) dropReplay() {
 func (a *Attempt) wasHanded(n int) {
 	if a.handed += int64(n); a.handed > a.c.credit {
 		a.c.creditDown(a.handed - a.c.credit)
+		if w := a.c.watch; w != nil {
+			w.ask()
+		}
 	}
 }
 

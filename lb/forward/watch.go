@@ -94,9 +94,17 @@ func (w *watch) step() {
 		w.refuse(grpc.Internal, "MESSAGE_FRAMING", fmt.Sprintf("the request ended amid message %d", w.n+1))
 	case w.end:
 		w.release() // no message at all
-	case w.passed <= c.credit && w.passed+int64(len(w.buf)) > c.credit:
-		// All that was let go has been handed on; without this the rest of a message larger than the window would never come.
-		c.creditDown(w.passed + int64(len(w.buf)) - c.credit)
+	default:
+		w.ask()
+	}
+}
+
+// ask has the client send the rest of a message, once all that was let go before it has been handed on: of one larger than the window it
+// would never come else.
+func (w *watch) ask() {
+	c := w.c
+	if held := w.passed + int64(len(w.buf)); w.open && !w.busy && !c.complete && w.passed <= c.credit && held > c.credit {
+		c.creditDown(held - c.credit)
 	}
 }
 

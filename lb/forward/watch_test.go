@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"golang.org/x/net/http2"
+
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/lb/inspect"
 	"github.com/trunkline/trunkline/policy/authn"
@@ -156,6 +158,47 @@ func TestAMessageLargerThanTheWindowArrivesWhole(t *testing.T) {
 			c.expect("HEADERS 1 :status=200", "DATA 1 yes", "HEADERS 1 grpc-status=0 END")
 		})
 	}
+}
+
+// The endpoint takes the small message when the client has used up its window with the beginning of a large one.
+func TestALargeMessageComesWholeThoughTheOneBeforeItWasTakenLate(t *testing.T) {
+	watched(t, false, func(t *testing.T, r *rig, j *judge) {
+		r.mu.Lock()
+		r.settings["one"] = []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}
+		r.mu.Unlock()
+		c := r.client()
+		c.call(1, false)
+		synctest.Wait()
+		m := msg(strings.Repeat("a", 20<<10)) + msg(strings.Repeat("b", 200<<10))
+		sent := 0
+		send := func() {
+			for {
+				synctest.Wait()
+				c.mu.Lock()
+				room := 64<<10 + int(c.credit[1]) - sent
+				c.mu.Unlock()
+				n := min(room, 16<<10, len(m)-sent)
+				if n <= 0 {
+					return
+				}
+				c.data(1, m[sent:sent+n], sent+n == len(m))
+				sent += n
+			}
+		}
+		send()
+		j.fair(0)
+		one := r.end("one", 0)
+		one.window(0, 1<<20)
+		one.window(1, 1<<20)
+		send()
+		if sent < len(m) {
+			t.Fatalf("stuck after %d of %d bytes", sent, len(m))
+		}
+		j.fair(1)
+		one.ok(1)
+		synctest.Wait()
+		c.expect("HEADERS 1 :status=200", "DATA 1 yes", "HEADERS 1 grpc-status=0 END")
+	})
 }
 
 func TestWhatIsNoMessageIsRefused(t *testing.T) {

@@ -34,7 +34,7 @@ func (c *Client) overLimit(descriptors [][]Entry, statuses []*rls.RateLimitRespo
 	return after, fmt.Sprintf("rate limit service %s: over the limit of %s", c.address, strings.Join(met, " and of "))
 }
 
-// describe is for people: "tenant=acme, method=x.Y/Z (100 per MINUTE, reset in 12s)".
+// describe is for people: "tenant, method=x.Y/Z (100 per MINUTE, reset in 12s)".
 func describe(entries []Entry, limit *rls.RateLimitResponse_RateLimit, reset time.Duration) string {
 	var b strings.Builder
 	for i, e := range entries {
@@ -42,8 +42,10 @@ func describe(entries []Entry, limit *rls.RateLimitResponse_RateLimit, reset tim
 			b.WriteString(", ")
 		}
 		b.WriteString(short(e.Key))
-		b.WriteByte('=')
-		b.WriteString(short(e.Value))
+		if !e.Hidden {
+			b.WriteByte('=')
+			b.WriteString(short(e.Value))
+		}
 	}
 	var more []string
 	if limit != nil {

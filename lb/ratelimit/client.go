@@ -36,7 +36,10 @@ const maxAnswer = 64 << 10
 const tellEvery = 10
 
 // Entry is one key and value of a descriptor.
-type Entry struct{ Key, Value string }
+type Entry struct {
+	Key, Value string
+	Hidden     bool // the value is for the service only: it may be a secret
+}
 
 // Verdict is what became of a question. If neither Over nor Failed is set the service said yes.
 type Verdict struct {

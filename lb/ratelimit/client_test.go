@@ -69,7 +69,7 @@ func newClient(t *testing.T, address string, timeout time.Duration, failOpen boo
 	return c
 }
 
-var tenant = [][]Entry{{{"tenant", "acme"}, {"method", "shop.Cart/Add"}}, {{"everybody", "yes"}}}
+var tenant = [][]Entry{{{Key: "tenant", Value: "acme"}, {Key: "method", Value: "shop.Cart/Add"}}, {{Key: "everybody", Value: "yes"}}}
 
 // ask waits for the verdict.
 func ask(t *testing.T, c *Client) Verdict {
@@ -150,12 +150,33 @@ func TestOverLimit(t *testing.T) {
 	}
 }
 
+// A value of metadata may be a secret: the service is told, the caller and the record are not.
+func TestHiddenValuesAreForTheServiceOnly(t *testing.T) {
+	var asked atomic.Pointer[rls.RateLimitRequest]
+	at, _ := serve(t, "127.0.0.1:0", func(_ context.Context, r *rls.RateLimitRequest) (*rls.RateLimitResponse, error) {
+		asked.Store(r)
+		return &rls.RateLimitResponse{OverallCode: rls.RateLimitResponse_OVER_LIMIT,
+			Statuses: []*rls.RateLimitResponse_DescriptorStatus{{Code: rls.RateLimitResponse_OVER_LIMIT}}}, nil
+	})
+	c := newClient(t, at, 5*time.Second, true)
+	verdicts := make(chan Verdict, 1)
+	c.Ask([][]Entry{{{Key: "token", Value: "s3cret", Hidden: true}, {Key: "method", Value: "shop.Cart/Add"}}}, func(v Verdict) { verdicts <- v })
+	v := <-verdicts
+	wantWhy(t, v, at, "token, method=shop.Cart/Add")
+	if strings.Contains(v.Why, "s3cret") {
+		t.Errorf("the verdict says %q", v.Why)
+	}
+	if got := asked.Load().GetDescriptors()[0].GetEntries()[0].GetValue(); got != "s3cret" {
+		t.Errorf("the service was told %q", got)
+	}
+}
+
 // A caller whose value is no UTF-8 does not slip through: the question is asked all the same.
 func TestNoUTF8(t *testing.T) {
 	at, _ := serve(t, "127.0.0.1:0", says(rls.RateLimitResponse_OVER_LIMIT))
 	c := newClient(t, at, 5*time.Second, true)
 	verdicts := make(chan Verdict, 1)
-	c.Ask([][]Entry{{{"tenant", "ac\xffme"}}}, func(v Verdict) { verdicts <- v })
+	c.Ask([][]Entry{{{Key: "tenant", Value: "ac\xffme"}}}, func(v Verdict) { verdicts <- v })
 	if v := <-verdicts; !v.Over || v.Failed {
 		t.Fatalf("%+v", v)
 	}

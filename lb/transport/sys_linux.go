@@ -12,7 +12,7 @@ func sysRead(fd int, p []byte) (int, error) { return sysCall(syscall.SYS_READ, f
 func sysWrite(fd int, p []byte) (int, error) { return sysCall(syscall.SYS_WRITE, fd, p) }
 
 func sysCall(trap uintptr, fd int, p []byte) (int, error) {
-	n, _, e := syscall.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	n, _, e := syscall.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p))) //nolint:gosec // as package syscall does
 	if e != 0 {
 		return 0, e
 	}
