@@ -146,16 +146,21 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 			message: "the request's trailers exceed the limit of " + d.limitText()})
 		return
 	}
+	b.Taken = true
+	fields := c.without(b.Fields, c.forged)
 	if c.sending() {
 		c.single() // rare enough not to be kept for another attempt
 		for _, a := range c.attempts {
 			if a.up != nil {
-				a.conn.Sess.SendHeaders(a.up, b.Fields, true)
+				a.conn.Sess.SendHeaders(a.up, fields, true)
 			}
 		}
 	} else if c.live > 0 || c.waiting() {
-		b.Taken = true
-		c.trailers = append([]*hpack.Field(nil), b.Fields...)
+		c.trailers = append([]*hpack.Field(nil), fields...)
+		return
+	}
+	for _, h := range fields {
+		d.f.shard.Env.Interner.Release(h)
 	}
 }
 

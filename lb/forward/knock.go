@@ -27,22 +27,22 @@ type Mesh func(peer string, serial string, then func(allowed bool, why string)) 
 // strip takes away what only Trunkline may say, and says what it knows about the client.
 func (c *Call) strip() {
 	in, d := c.f.shard.Env.Interner, c.d
-	for _, h := range c.req {
-		if h.Flags&hpack.Protected != 0 || c.gen.Protected != nil && c.gen.Protected[h.Name] {
-			c.remove(func(h *hpack.Field) bool {
-				return h.Flags&hpack.Protected != 0 || c.gen.Protected != nil && c.gen.Protected[h.Name]
-			})
-			break
-		}
+	if slices.ContainsFunc(c.req, c.forged) {
+		c.req = c.without(c.req, c.forged)
 	}
 	if d.Known != nil && d.Known.Forwarded != "" {
 		c.req = append(c.req, in.Intern(forwardedCert, d.Known.Forwarded))
 	}
 }
 
-// remove drops request fields.
-func (c *Call) remove(which func(*hpack.Field) bool) {
-	c.req = slices.DeleteFunc(c.req, func(h *hpack.Field) bool {
+// forged says whether only Trunkline may say that.
+func (c *Call) forged(h *hpack.Field) bool {
+	return h.Flags&hpack.Protected != 0 || c.gen.Protected != nil && c.gen.Protected[h.Name]
+}
+
+// without drops fields of the request.
+func (c *Call) without(fields []*hpack.Field, which func(*hpack.Field) bool) []*hpack.Field {
+	return slices.DeleteFunc(fields, func(h *hpack.Field) bool {
 		if !which(h) {
 			return false
 		}
@@ -117,7 +117,7 @@ func (c *Call) identified(v *gate.Verdict) {
 		return
 	}
 	if len(v.Remove) > 0 || len(v.Set) > 0 {
-		c.remove(func(h *hpack.Field) bool {
+		c.req = c.without(c.req, func(h *hpack.Field) bool {
 			return slices.Contains(v.Remove, h.Name) || slices.ContainsFunc(v.Set, func(kv [2]string) bool { return kv[0] == h.Name })
 		})
 	}

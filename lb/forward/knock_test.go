@@ -127,6 +127,38 @@ func TestMetadataThatOnlyTrunklineMaySetIsTakenFromClients(t *testing.T) {
 	})
 }
 
+func TestWhatOnlyTrunklineMaySetIsTakenFromTrailersToo(t *testing.T) {
+	forged := []string{"x-forwarded-client-cert", "URI=spiffe://forged", "kept", "1", "x-trunkline-user", "root", "x-user", "root"}
+	p := &porter{}
+	guarded(t, p, func(_ *testing.T, r *rig) {
+		r.protected = map[string]bool{"x-user": true}
+		r.use("one")
+		c := r.client()
+		c.call(1, false) // its trailers come before it is sent
+		c.block(1, true, forged...)
+		synctest.Wait()
+		p.thens[0](&gate.Verdict{})
+		one := r.end("one", 0)
+		one.expect("HEADERS 1 :path=/s.S/M", "HEADERS 1 kept=1 END")
+		one.ok(1)
+		c.expect("HEADERS 1 :status=200", "DATA 1 yes", "HEADERS 1 grpc-status=0 END")
+		c.call(3, false) // and after
+		synctest.Wait()
+		p.thens[1](&gate.Verdict{})
+		c.block(3, true, forged...)
+		one.expect("HEADERS 3 :path=/s.S/M", "HEADERS 3 kept=1 END")
+		one.ok(3)
+		c.expect("HEADERS 3 :status=200", "DATA 3 yes", "HEADERS 3 grpc-status=0 END")
+		c.call(5, false)
+		c.block(5, true, forged[:2]...) // nothing is left of them
+		synctest.Wait()
+		p.thens[2](&gate.Verdict{})
+		one.expect("HEADERS 5 :path=/s.S/M END")
+		one.ok(5)
+		c.expect("HEADERS 5 :status=200", "DATA 5 yes", "HEADERS 5 grpc-status=0 END")
+	})
+}
+
 func TestEndpointsAreToldOfTheClientsCertificate(t *testing.T) {
 	guarded(t, &porter{}, func(_ *testing.T, r *rig) {
 		r.gate = nil

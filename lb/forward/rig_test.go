@@ -295,18 +295,19 @@ type rig struct {
 	conns   sync.WaitGroup
 	gone    atomic.Int64
 
-	mu       sync.Mutex
-	ends     map[string][]*peer // by address
-	settings map[string][]http2.Setting
-	refuse   map[string]error
-	dials    map[string]int
-	limit    int // of connections' memory, bytes each way; 0 none
-	on       func(p *peer, f http2.Frame)
-	silent   bool          // peers do not begin
-	gate     Gate          // of all methods
-	payload  *Payload      // the same
-	guest    Guest         // what is known about clients
-	hold     chan struct{} // dials wait for it, if not nil
+	mu        sync.Mutex
+	ends      map[string][]*peer // by address
+	settings  map[string][]http2.Setting
+	refuse    map[string]error
+	dials     map[string]int
+	limit     int // of connections' memory, bytes each way; 0 none
+	on        func(p *peer, f http2.Frame)
+	silent    bool     // peers do not begin
+	gate      Gate     // of all methods
+	payload   *Payload // the same
+	protected map[string]bool
+	guest     Guest         // what is known about clients
+	hold      chan struct{} // dials wait for it, if not nil
 }
 
 func (r *rig) dial(ctx context.Context, addr string) (net.Conn, error) {
@@ -403,7 +404,7 @@ func (r *rig) use(addrs ...string) {
 			f.Known = known
 			return c.Rules(service, method, f)
 		},
-		Gate: func(string) Gate { return r.gate }, Payload: func(*Target, string, string) *Payload { return r.payload }})
+		Protected: r.protected, Gate: func(string) Gate { return r.gate }, Payload: func(*Target, string, string) *Payload { return r.payload }})
 	r.reg.Retire(keep)
 }
 
