@@ -74,6 +74,9 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 	s, err := transport.SecureServer(ctx, nc, g.First, d.TLS.Config(), l.slots)
 	if err != nil {
 		l.counts.BadHandshakes.Add(1)
+		if stop() {
+			l.farewell(nc)
+		}
 		return fmt.Errorf("TLS handshake: %w", err)
 	}
 	l.counts.Handshakes.Add(1)
