@@ -37,6 +37,7 @@ type Forwarder struct {
 	// lookupField serves telemetry's reads of request headers without a closure per call.
 	cur         *Call
 	lookupField func(name string) string
+	wholeField  func(name string) string
 	setField    func(name, value string)
 	eachField   func(yield func(name, value string) bool) // the same
 	query       gate.Request                              // of the call that knocks
@@ -102,6 +103,7 @@ func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemet
 		}
 		return ""
 	}
+	f.wholeField = func(name string) string { return f.cur.whole(name) }
 	f.setField = f.override
 	f.eachField = func(yield func(name, value string) bool) {
 		for _, h := range f.cur.req {

@@ -66,7 +66,7 @@ func (c *Call) knock() {
 	f.cur = c
 	q := &f.query
 	*q = gate.Request{Method: c.fullMethod(), Authority: c.auth, Address: c.d.address(), Peer: c.d.Known, Now: f.shard.Wall(f.shard.Now()),
-		Field: f.lookupField, Each: f.eachField}
+		Field: f.wholeField, Each: f.eachField}
 	c.asking, c.askedFor = true, "while the caller was identified"
 	c.ticket++
 	ticket := c.ticket
@@ -82,6 +82,22 @@ func (c *Call) knock() {
 		c.identified(v)
 	}
 	f.query = gate.Request{}
+}
+
+// whole is the values of all request header fields of that name, as RFC 9110 section 5.3 joins them: who is asked about the first only
+// does not know which one an endpoint reads.
+func (c *Call) whole(name string) (value string) {
+	n := 0
+	for _, h := range c.req {
+		if h.Name != name {
+			continue
+		}
+		if n++; n > 1 {
+			value += ","
+		}
+		value += h.Value
+	}
+	return value
 }
 
 // door is what the call is asked; nil: nothing.

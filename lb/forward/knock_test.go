@@ -60,6 +60,19 @@ func TestACallThatTheGateRefusesReachesNoEndpointAndHearsWhy(t *testing.T) {
 	})
 }
 
+// Of two tokens the endpoint could read the one that nobody judged.
+func TestTheGateIsShownAllFieldsOfAName(t *testing.T) {
+	p := &porter{now: func(*gate.Request) *gate.Verdict { return no(grpc.Unauthenticated, "TOKEN_MALFORMED", "two tokens") }}
+	guarded(t, p, func(t *testing.T, r *rig) {
+		c := r.client()
+		c.call(1, true, "token", "good", "other", "x", "token", "evil")
+		c.expect("HEADERS 1 :status=200 grpc-status=16 grpc-message=two tokens END")
+		if want := "s.S/M from 192.0.2.7 token=good,evil"; len(p.seen) != 1 || p.seen[0] != want {
+			t.Errorf("the gate saw %q, not %q", p.seen, want)
+		}
+	})
+}
+
 func TestTheGateSetsAndRemovesWhatEndpointsAreTold(t *testing.T) {
 	p := &porter{now: func(*gate.Request) *gate.Verdict {
 		return &gate.Verdict{Set: [][2]string{{"x-user", "ann"}}, Remove: []string{"token"}, Principal: &authn.Principal{Name: "ann"}}

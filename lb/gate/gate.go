@@ -20,7 +20,8 @@ type Request struct {
 	Address   string      // of the client, without its port
 	Peer      *authn.Peer // nil: none was made (as for h2c)
 	Now       time.Time
-	// Field is the first request header field of that name, "" if there is none; Each yields all but pseudo-header fields.
+	// Field is the request header field of that name, "" if there is none, and of several all values with commas between; Each yields all
+	// but pseudo-header fields.
 	Field func(name string) string
 	Each  func(yield func(name, value string) bool)
 }

@@ -247,6 +247,10 @@ func TestAnHTTPServerAsksTheSame(t *testing.T) {
 	if v := g.CheckHTTP(drain, h, nil, "10.1.2.3", time.Now()); v.Refused || v.Principal.Name != "web" {
 		t.Errorf("%+v", v)
 	}
+	twice := http.Header{"Authorization": {h.Get("Authorization"), "Bearer evil"}}
+	if v := g.CheckHTTP(drain, twice, nil, "10.1.2.3", time.Now()); !v.Refused || v.Reason != "TOKEN_MALFORMED" {
+		t.Errorf("of two tokens one is not judged: %+v", v)
+	}
 	if v := g.CheckHTTP(drain, http.Header{}, nil, "10.1.2.3", time.Now()); !v.Refused {
 		t.Errorf("%+v", v)
 	}

@@ -18,7 +18,9 @@ func (g *Gate) CheckHTTP(method string, header http.Header, peer *authn.Peer, ad
 		}
 		return &Verdict{}
 	}
-	q := &Request{Method: method, Address: address, Peer: peer, Now: now, Field: header.Get, Each: func(yield func(name, value string) bool) {
+	q := &Request{Method: method, Address: address, Peer: peer, Now: now, Field: func(name string) string {
+		return strings.Join(header.Values(name), ",")
+	}, Each: func(yield func(name, value string) bool) {
 		for name, values := range header {
 			name = strings.ToLower(name)
 			for _, v := range values {

@@ -47,13 +47,13 @@ func (g *group) add(k *keeper) {
 }
 
 // token is what the field's value shows, and whether that is ours to judge: authorization may have other schemes (RFC 9110 section
-// 11.4), a field of one's own needs none. It is never empty: no token has a space.
+// 11.4), a field of one's own needs none. It is never empty: no token has a space. Of several fields with a token among them the whole is
+// judged, and is no token: nobody knows which of them an endpoint reads.
 func (g *group) token(value string) (string, bool) {
-	const scheme = "bearer"
 	if value == "" {
 		return "", false
 	}
-	if len(value) >= len(scheme) && strings.EqualFold(value[:len(scheme)], scheme) {
+	if bears(value) {
 		if len(value) == len(scheme) {
 			return " ", true
 		}
@@ -64,7 +64,24 @@ func (g *group) token(value string) (string, bool) {
 			return " ", true
 		}
 	}
-	return value, g.field != "authorization"
+	if g.field == "authorization" {
+		if i := strings.IndexByte(value, ','); i >= 0 {
+			for part := range strings.SplitSeq(value[i+1:], ",") {
+				if bears(strings.TrimLeft(part, " ")) {
+					return value, true
+				}
+			}
+		}
+		return "", false
+	}
+	return value, true
+}
+
+const scheme = "bearer"
+
+// bears says whether a value begins with the scheme of tokens.
+func bears(value string) bool {
+	return len(value) >= len(scheme) && strings.EqualFold(value[:len(scheme)], scheme)
 }
 
 // known is what was found of that token before, nil if that was never, or is not true any more.

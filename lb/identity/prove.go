@@ -9,7 +9,7 @@ import (
 	"github.com/trunkline/trunkline/policy/authn"
 )
 
-// Prove says who makes the call with these request header fields (field: the first of that name, "" for none; borrowed) on a
+// Prove says who makes the call with these request header fields (field: "" for none, of several all with commas between; borrowed) on a
 // connection with that peer. Every proof that is shown must be good: the first of a token, a key and the certificate names the caller. Nil: then
 // is called later, once, from another goroutine. It does not block.
 func (a *Authenticator) Prove(field func(name string) string, peer *authn.Peer, now time.Time, then func(*Proof)) *Proof {

@@ -71,6 +71,11 @@ func TestAProofThatIsShownMustBeGood(t *testing.T) {
 		"no token":                  {call{"authorization": "Bearer"}, "TOKEN_MALFORMED"},
 		"another issuer":            {bearer(i.token("one", map[string]any{"iss": "https://other"})), "TOKEN_ISSUER"},
 		"expired":                   {bearer(i.token("one", map[string]any{"exp": time.Now().Add(-time.Hour).Unix()})), "TOKEN_EXPIRED"},
+		"two tokens":                {call{"authorization": good + "," + good}, "TOKEN_MALFORMED"},
+		"a scheme and a token":      {call{"authorization": "Basic YTpi, " + good}, "TOKEN_MALFORMED"},
+		"nothing and a token":       {call{"authorization": "," + good}, "TOKEN_MALFORMED"},
+		"two other schemes":         {call{"authorization": "Basic YTpi,Basic YTpi"}, "certificate spiffe://mesh/web"},
+		"two keys":                  {call{"x-api-key": "k1,k1"}, "API_KEY_UNKNOWN"},
 		"nothing but a certificate": {call{}, "certificate spiffe://mesh/web"},
 	} {
 		for range 2 { // the second answer is remembered
