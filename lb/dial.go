@@ -20,6 +20,7 @@ func (e *edge) secure(cluster string) func(ctx context.Context, address string, 
 		if err != nil {
 			return nil, d.certs.Explain(address, err)
 		}
+		c.Explain = func(err error) error { return d.certs.Explain(address, err) }
 		return c, nil
 	}
 }
@@ -36,7 +37,19 @@ func (s *Server) shake(ctx context.Context, cluster, address string, nc net.Conn
 		_ = nc.Close()
 		return nil, d.certs.Explain(address, err)
 	}
-	return c, nil
+	return explained{c, func(err error) error { return d.certs.Explain(address, err) }}, nil
+}
+
+// explained is a connection on which it may only be read what the server thinks of our certificate (TLS 1.3).
+type explained struct {
+	net.Conn
+	explain func(error) error
+}
+
+// Read implements net.Conn.
+func (e explained) Read(p []byte) (int, error) {
+	n, err := e.Conn.Read(p)
+	return n, e.explain(err)
 }
 
 // dialIn is dial for probes.

@@ -55,7 +55,7 @@ func tlsAttacks() []attack {
 		return func(v *villain) {
 			s, err := v.steal(version)
 			if err != nil {
-				if v.ctx.Err() == nil {
+				if v.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 					v.seen.count(func() { v.seen.Errors = append(v.seen.Errors, err.Error()) })
 				}
 				v.watch()

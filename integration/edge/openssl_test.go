@@ -133,7 +133,9 @@ func TestOpenSSLSpeaksWithTrunkline(t *testing.T) {
 	shown := ca.issue(func(c *x509.Certificate) { c.OCSPServer = []string{responder.URL} }, "localhost")
 	leaf = shown.cert
 	tr := harness.Start(t, config([]string{"{ address: LISTEN, tls: { " + shown.yaml() + " } }"}, b.Addr))
-	args := func(more ...string) []string { return append([]string{"-CAfile", ca.file(), "-servername", "localhost"}, more...) }
+	args := func(more ...string) []string {
+		return append([]string{"-CAfile", ca.file(), "-servername", "localhost"}, more...)
+	}
 
 	for version, flag := range map[string]string{"TLSv1.2": "-tls1_2", "TLSv1.3": "-tls1_3"} {
 		t.Run("it shakes hands by "+version+", agrees to h2 and finds the certificate good", func(t *testing.T) {

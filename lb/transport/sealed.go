@@ -18,18 +18,19 @@ const maxRecord = 17 << 10
 // handshake was elsewhere. Fields are guarded by the shard.
 type sealed struct {
 	*raw
-	c     *Conn // set once
-	tls   *tls.Conn
-	wire  *wire
-	fresh bool // crypto/tls may hold records that came with the handshake's end
-	owed  int  // bytes of output whose sealed form is in wire.out
-	off   int  // bytes of wire.out that are written
+	c       *Conn // set once
+	tls     *tls.Conn
+	wire    *wire
+	explain func(error) error // nil: errors are told as they are. Set once
+	fresh   bool              // crypto/tls may hold records that came with the handshake's end
+	owed    int               // bytes of output whose sealed form is in wire.out
+	off     int               // bytes of wire.out that are written
 }
 
 func newSealed(c *Conn, r *raw, t *Secured) *sealed {
 	t.wire.inside = true
 	t.wire.grow = c.Shard.Env.Buffers.Grow
-	return &sealed{c: c, raw: r, tls: t.tls, wire: t.wire, fresh: true}
+	return &sealed{c: c, raw: r, tls: t.tls, wire: t.wire, explain: t.Explain, fresh: true}
 }
 
 func (s *sealed) read(c *Conn) error { return s.each(func() (bool, error) { return s.turn(c) }) }
@@ -85,6 +86,9 @@ func (s *sealed) unseal(c *Conn) error {
 			return err
 		case err != nil:
 			_, _ = s.raw.write(s.wire.out[s.off:]) // the alert that says what is wrong, if there is room
+			if s.explain != nil {
+				err = s.explain(err)
+			}
 			return err
 		case c.gone:
 			return errClosed

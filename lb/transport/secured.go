@@ -12,6 +12,9 @@ import (
 // it carries goes through New.
 type Secured struct {
 	net.Conn // the socket itself: bytes that are read or written there are TLS's
+	// Explain puts into words what ends the connection; nil: nothing does. By TLS 1.3 a server judges its client's certificate after the
+	// client's handshake is done, so that what it finds comes as an error of reading. Set it before New.
+	Explain func(error) error
 
 	tls  *tls.Conn
 	wire *wire

@@ -97,7 +97,11 @@ func (c *Conn) handleGone(err error) {
 	c.Shard.Timer.Clear(&c.tendTimer)
 	c.pool.remove(c)
 	if !c.ready {
-		c.pool.refused(fmt.Errorf("%s closed the connection before it spoke HTTP/2: %w", c.pool.ep.Address, err))
+		hint := ""
+		if c.pool.ep.opts.Load().Secure == nil {
+			hint = "; if it speaks TLS, write clusters[].tls for " + c.pool.ep.Cluster
+		}
+		c.pool.refused(fmt.Errorf("%s closed the connection before it spoke HTTP/2: %w%s", c.pool.ep.Address, err, hint))
 		return
 	}
 	if len(c.pool.waiting) > 0 {
