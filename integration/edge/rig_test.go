@@ -236,3 +236,12 @@ func large(t testing.TB, cc grpc.ClientConnInterface, n int) {
 }
 
 func contains(text, what string) bool { return strings.Contains(text, what) }
+
+// shortCall is a call that is given up soon: clients whose connections are refused try again and again.
+func shortCall(t testing.TB, cc *grpc.ClientConn) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_, err := harness.WhoAnswers(ctx, cc)
+	return err
+}
