@@ -88,11 +88,18 @@ func (s *Server) publish(snap *discovery.Snapshot) {
 		s.log.Error("the snapshot does not compile; the last good one stays", "error", err)
 		return
 	}
-	if snap.Complete && !s.ready {
-		s.ready = true
-		s.builtin.serving()
-		s.log.Info("ready", "clusters", len(snap.Clusters))
+	s.becomeReady()
+}
+
+// becomeReady notes that calls can be carried, the first time that they can. s.mu is held.
+func (s *Server) becomeReady() {
+	if s.ready || s.snapshot == nil || !s.snapshot.Complete || !s.next.ready() {
+		return
 	}
+	s.ready = true
+	s.builtin.serving()
+	s.log.Info("ready", "clusters", len(s.snapshot.Clusters))
+	s.notify()
 }
 
 // compile makes the generation of the configuration and the snapshot in force. s.mu is held.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,7 +119,7 @@ func (s *Server) newMesh(cfg *configv1.Config, old *edge) (*mesh, error) {
 	if c.GetConnect() == nil {
 		return nil, nil
 	}
-	if old.mesh != nil && proto.Equal(old.cfg.GetDiscovery().GetConsul(), c) {
+	if old.mesh != nil && proto.Equal(agentOf(old.cfg.GetDiscovery().GetConsul()), agentOf(c)) {
 		return old.mesh, nil
 	}
 	var client *api.Client
@@ -128,6 +129,25 @@ func (s *Server) newMesh(cfg *configv1.Config, old *edge) (*mesh, error) {
 	}
 	service := c.GetConnect().GetService()
 	return &mesh{Identity: connect.New(connect.Options{Client: client, Service: service, Log: s.log}), service: service, closeIdle: closeIdle}, nil
+}
+
+// agentOf is what of a configuration says which agent is asked, and as whom: another mesh identity begins without a certificate.
+func agentOf(c *configv1.Consul) *configv1.Consul {
+	return &configv1.Consul{Address: c.GetAddress(), Datacenter: c.GetDatacenter(), Namespace: c.GetNamespace(), Token: c.GetToken(), TokenFile: c.GetTokenFile(),
+		Tls: c.GetTls(), Connect: &configv1.ConsulConnect{Service: c.GetConnect().GetService()}}
+}
+
+// ready says whether what handshakes need is there. It stays so.
+func (e *edge) ready() bool {
+	if e.mesh == nil {
+		return true
+	}
+	select {
+	case <-e.mesh.Ready():
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *Server) newPayloads(cfg *configv1.Config, old *edge) (*payloads, error) {
@@ -169,6 +189,10 @@ func (s *Server) newDoor(i int, l *configv1.Listener, m *mesh) (_ *door, err err
 		o.ACME = d.acme
 	}
 	if t.GetConnect() {
+		if t.GetClientCaFile() != "" {
+			// That authority could vouch for names of the mesh.
+			return nil, fmt.Errorf("%s.connect: stands beside clientCaFile, whose clients are not the mesh's: give these a listener of their own", path)
+		}
 		if m == nil {
 			return nil, fmt.Errorf("%s.connect: needs discovery.consul.connect", path)
 		}
@@ -263,6 +287,17 @@ func (e *edge) closeBut(next *edge) {
 // shards have left it.
 func (s *Server) use(e *edge) {
 	old := s.edge.Swap(e)
+	if m := e.mesh; m != nil && (old == nil || old.mesh != m) {
+		s.closing.Go(func() {
+			select {
+			case <-m.Ready():
+				s.mu.Lock()
+				s.becomeReady()
+				s.mu.Unlock()
+			case <-s.ctx.Done():
+			}
+		})
+	}
 	for i, d := range e.doors {
 		for len(s.doors) <= i {
 			s.doors = append(s.doors, new(atomic.Pointer[listener.Door]))
@@ -339,6 +374,9 @@ func (s *Server) authorizeAdmin(r *http.Request, method string, peer *authn.Peer
 	address, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		address = r.RemoteAddr
+	}
+	if strings.HasPrefix(method, "grpc.reflection.") {
+		method = "trunkline.admin.v1.AdminService/ServerReflectionInfo" // that of the admin API, not of what is balanced
 	}
 	if v := s.edge.Load().gate.CheckHTTP(method, r.Header, peer, address, time.Now()); v != nil && v.Refused {
 		return &v.Refusal

@@ -1,11 +1,13 @@
 package lb
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/trunkline/trunkline/discovery/consul"
+	"github.com/trunkline/trunkline/lb/certs"
 	"github.com/trunkline/trunkline/lb/health"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/telemetry"
@@ -16,6 +18,7 @@ import (
 // observe fills in the process's gauges at each scrape.
 func (s *Server) observe(g *telemetry.Gauges) {
 	g.DownstreamConnections = s.openConns()
+	s.observeEdge(g)
 	g.ConfigRejected = s.rejected.Load()
 	g.Shedding = s.overload.Shedding() != nil
 	s.mu.Lock()
@@ -41,6 +44,53 @@ func (s *Server) observe(g *telemetry.Gauges) {
 		e.Stats.Streams.Store(e.InFlight.Load())
 		e.Stats.Down.Store(e.Down())
 	})
+}
+
+// observeEdge fills in what has to do with connections and certificates.
+func (s *Server) observeEdge(g *telemetry.Gauges) {
+	for _, l := range s.listeners {
+		c := l.Counts()
+		resumed := c.Resumed.Load() // before Handshakes, which is never less
+		g.Listeners = append(g.Listeners, telemetry.ListenerGauges{Listener: l.Addr().String(), Accepted: c.Accepted.Load(), Crowded: c.Crowded.Load(),
+			CrowdedAddress: c.CrowdedAddress.Load(), BadProxyHeader: c.BadProxyHeader.Load(), Handshakes: c.Handshakes.Load(), Resumed: resumed,
+			BadHandshakes: c.BadHandshakes.Load()})
+	}
+	e := s.edge.Load()
+	if e == nil {
+		return
+	}
+	shown := func(where, name string, until time.Time) {
+		if !until.IsZero() {
+			g.Certificates = append(g.Certificates, telemetry.CertificateGauges{Name: name, Where: where, Left: time.Until(until)})
+		}
+	}
+	fromFiles := func(where string, all []certs.Certificate) {
+		for _, c := range all {
+			name := c.Subject
+			if len(c.Names) > 0 {
+				name = c.Names[0]
+			}
+			shown(where, name, c.NotAfter)
+		}
+	}
+	for i, d := range e.doors {
+		if d == nil || d.certs == nil {
+			continue
+		}
+		where := fmt.Sprintf("listeners[%d].tls", i)
+		fromFiles(where, d.certs.Certificates())
+		if d.acme != nil {
+			for _, st := range d.acme.Status() {
+				shown(where+".acme", st.Domain, st.NotAfter)
+			}
+		}
+	}
+	for _, cluster := range slices.Sorted(maps.Keys(e.dials)) {
+		fromFiles("clusters."+cluster+".tls", e.dials[cluster].certs.Certificates())
+	}
+	if e.mesh != nil {
+		shown("discovery.consul.connect", e.mesh.service, e.mesh.Status().NotAfter)
+	}
 }
 
 // observePolicies fills in what policies have to do with a cluster.

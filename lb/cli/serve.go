@@ -17,7 +17,7 @@ import (
 
 type serveCmd struct {
 	Config string `short:"c" placeholder:"FILE" help:"Config file, reloaded when it changes and on SIGHUP. Without one: gRPC services by tag from Consul."`
-	Listen string `placeholder:"ADDR" help:"Take calls on this address, instead of the config's listeners."`
+	Listen string `placeholder:"ADDR" help:"Take calls on this address only, in place of the config's listeners; the first one's TLS stays."`
 	Admin  string `placeholder:"ADDR" help:"Serve the admin API and page on this address, instead of the config's; - for none."`
 }
 
@@ -32,7 +32,13 @@ func (c *serveCmd) override(cfg *configv1.Config) *configv1.Config {
 	}
 	cfg = proto.Clone(cfg).(*configv1.Config)
 	if c.Listen != "" {
-		cfg.Listeners = []*configv1.Listener{{Address: c.Listen}}
+		// The first listener's TLS stays: a flag must not open in clear what the file protects.
+		first := &configv1.Listener{}
+		if l := cfg.GetListeners(); len(l) > 0 {
+			first = l[0]
+		}
+		first.Address = c.Listen
+		cfg.Listeners = []*configv1.Listener{first}
 	}
 	if c.Admin != "" {
 		cfg.Admin.Address = c.Admin

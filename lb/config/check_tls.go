@@ -48,6 +48,9 @@ func (r *report) checkListenerTLS(cfg *configv1.Config, at string, t *configv1.L
 	if t.GetConnect() && cfg.GetDiscovery().GetConsul().GetConnect() == nil {
 		r.errorf(at+".connect", "is true, but this process is no member of the mesh: write discovery.consul.connect: { service: <its name in Consul> }")
 	}
+	if t.GetConnect() && t.GetClientCaFile() != "" {
+		r.errorf(at+".connect", "stands beside clientCaFile (line %d), whose clients are not the mesh's: give these a listener of their own", r.line(at+".clientCaFile"))
+	}
 	r.checkClientAuth(at, t)
 	if a := t.GetAcme(); a != nil {
 		r.checkAcme(cfg, at+".acme", a)

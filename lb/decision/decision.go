@@ -46,6 +46,7 @@ type Facts struct {
 	Method    string // "pkg.Service/Method"; of a path of another form: the path. To be cloned where no route matched
 	Authority string // Book.Own
 	Peer      string // host:port
+	Caller    string // the caller's name; "" if nobody knows
 
 	Route      string // "routes[0]"; "" if none matched
 	Match      string // what it matches, in words: "service pkg.Service"

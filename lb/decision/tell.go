@@ -102,6 +102,9 @@ func (t *teller) call(o Around) {
 	if d.Peer != "" {
 		parts = append(parts, "from "+d.Peer)
 	}
+	if d.Caller != "" {
+		parts = append(parts, "by "+d.Caller)
+	}
 	if d.Authority != "" {
 		parts = append(parts, "to "+d.Authority)
 	}

@@ -49,7 +49,7 @@ func (c *Call) obey(r *policies.Rules) {
 	c.canRepeat = r.Retry != nil || r.Hedge != nil
 	c.shadowKeys = nil
 	if r.Shadow != nil {
-		c.shadowKeys = r.Shadow.Keys(c.field, c.d.address())
+		c.shadowKeys = r.Shadow.Keys(c.field, c.d.address(), c.who)
 	}
 }
 
@@ -64,8 +64,13 @@ func (c *Call) take(rate *policies.Rate) bool {
 		}
 	} else {
 		key := c.d.address()
-		if rate.Metadata != "" {
+		switch {
+		case rate.Metadata != "":
 			key = c.field(rate.Metadata)
+		case rate.Identity:
+			key = c.who.Named()
+		case rate.Claim != "":
+			key = c.who.Claim(rate.Claim)
 		}
 		if ok, after = rate.Keyed.Take(now, key); ok {
 			return true
@@ -78,8 +83,10 @@ func (c *Call) take(rate *policies.Rate) bool {
 	switch {
 	case rate.Metadata != "":
 		what += ", for each value of metadata " + rate.Metadata // never the value: it may be a secret
-	case rate.ClientAddress:
-		what += ", for each client address"
+	default:
+		if per := rate.Per(); per != "" {
+			what += "," + per
+		}
 	}
 	c.note(decision.Note{Kind: decision.NoteRateLimit, Name: what, A: int64(1000 * rate.Rate.PerSecond), B: int64(rate.Rate.Burst), Wait: after, Refused: true})
 	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitRate)
@@ -138,6 +145,14 @@ func (c *Call) descriptor(d []serviceconfig.DescriptorEntry) (out []ratelimit.En
 			}
 		case e.ClientAddress:
 			v = c.d.address()
+		case e.Identity:
+			if v = c.who.Named(); v == "" {
+				return nil
+			}
+		case e.Claim != "":
+			if v = c.who.Claim(e.Claim); v == "" {
+				return nil
+			}
 		case e.Method:
 			v = c.rules.Full
 		}

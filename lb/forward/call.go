@@ -116,7 +116,7 @@ const maxDials = 32
 // start takes a new call from its request's header block: steps 4 to 8 of a call's way.
 func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	c := f.newCall()
-	c.d, c.down, c.gen = d, s, f.gen.Load()
+	c.d, c.down, c.gen, c.who = d, s, f.gen.Load(), d.who
 	s.Owner = c
 	s.SetBudget(&d.Budget)
 	c.arrived, c.round, c.ended = f.shard.Now(), f.shard.Round(), b.End

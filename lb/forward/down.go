@@ -22,8 +22,9 @@ type Down struct {
 	Budget          session.Budget
 	Known           *authn.Peer // what is known about the client beside its address; nil: nothing. Set once
 
-	f        *Forwarder // set once
-	from     net.Addr   // where it comes from; nil: Net's address
+	f        *Forwarder       // set once
+	who      *authn.Principal // by its certificate; nil: nobody knows. Set once
+	from     net.Addr         // where it comes from; nil: Net's address
 	cfg      *session.Config
 	peer     string // host:port; "" until somebody asks
 	host     string // without the port; the same
@@ -54,6 +55,9 @@ type Guest struct {
 // may make us hold, in bytes; onGone is called inside the shard at the end. Call it outside of the shard.
 func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone func()) *Down {
 	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone, Known: g.Peer, from: g.Address}
+	if name := g.Peer.Name(); name != "" {
+		d.who = &authn.Principal{Kind: "certificate", Name: name}
+	}
 	f.shard.Enter()
 	d.Conn = transport.New(f.shard, g.Conn, session.Server, cfg, d)
 	d.Before(g.First)

@@ -15,7 +15,7 @@ func (f *Forwarder) file(c *Call, end, own int64) *decision.Decision {
 	d := f.book.Next()
 	d.Arrived, d.Took, d.Own = f.shard.Wall(c.arrived).UnixNano(), time.Duration(end-c.arrived), time.Duration(own)
 	d.TraceID, d.HasTrace = c.traceID()
-	d.Peer, d.Generation = c.d.Peer(), c.gen.Number
+	d.Peer, d.Caller, d.Generation = c.d.Peer(), c.who.Named(), c.gen.Number
 	d.Status, d.Local, d.Outcome = c.status, c.local, c.outcome
 	d.Committed, d.Previous = c.started, uint16(c.previous)
 	d.MessagesIn, d.MessagesOut, d.BytesIn, d.BytesOut = c.messagesIn, c.messagesOut, c.bytesIn, c.bytesOut

@@ -122,7 +122,9 @@ func (c *Call) fullMethod() string {
 // identified goes on with the gate's verdict.
 func (c *Call) identified(v *gate.Verdict) {
 	c.asking = false
-	c.who = v.Principal
+	if v.Principal != nil {
+		c.who = v.Principal
+	}
 	for _, n := range v.Notes {
 		c.noteGate(decision.NoteGate, n)
 	}

@@ -95,7 +95,7 @@ func (c *Call) times(end int64) (up, own int64) {
 func (c *Call) fullRecord(d *decision.Decision, end, up, own int64) *telemetry.CallRecord {
 	f := c.f
 	r := &telemetry.CallRecord{
-		Trace: c.trace, Authority: strings.Clone(c.auth), Peer: c.d.Peer(), Generation: c.gen.Number,
+		Trace: c.trace, Authority: strings.Clone(c.auth), Peer: c.d.Peer(), Caller: c.who.Named(), Generation: c.gen.Number,
 		Start: f.shard.Wall(c.arrived), End: f.shard.Wall(end),
 		Status: uint32(c.status), StatusMessage: c.message, Local: c.local, Outcome: c.outcome,
 		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, BytesIn: c.bytesIn, BytesOut: c.bytesOut,

@@ -33,6 +33,7 @@ type Proof struct {
 // Authenticator proves who makes calls. Its methods may be called at the same time.
 type Authenticator struct {
 	required, anonymous methods.Set
+	adminToo            bool // required names the admin API. set once in New
 	protected           []string
 	identityField       string // "": endpoints are not told
 	missing             *authn.Refusal
@@ -98,6 +99,7 @@ func (a *Authenticator) build(ctx context.Context, cfg *configv1.Authentication,
 	}
 	a.protected = protected(cfg)
 	a.missing = authn.Missing(a.how(cfg))
+	a.adminToo = slices.ContainsFunc(cfg.GetRequired(), func(pattern string) bool { return strings.HasPrefix(pattern, adminPackage) })
 	return nil
 }
 
@@ -148,8 +150,11 @@ func (a *Authenticator) how(cfg *configv1.Authentication) string {
 
 // Required tells that calls of method ("pkg.Service/Method") must have proved who makes them.
 func (a *Authenticator) Required(method string) bool {
-	return a.required.Match(method) && !a.anonymous.Match(method)
+	return a.required.Match(method) && !a.anonymous.Match(method) && (a.adminToo || !strings.HasPrefix(method, adminPackage))
 }
+
+// adminPackage has the admin API: its address asks for proofs of its own (admin.tokenFile, admin.tls), so that "*" does not mean it.
+const adminPackage = "trunkline.admin."
 
 // Missing is the refusal of a call whose method is Required and whose Proof has no Principal. It says how to prove oneself.
 func (a *Authenticator) Missing() *authn.Refusal { return a.missing }

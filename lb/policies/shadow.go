@@ -3,6 +3,7 @@ package policies
 import (
 	"strings"
 
+	"github.com/trunkline/trunkline/policy/authn"
 	"github.com/trunkline/trunkline/policy/retry"
 	"github.com/trunkline/trunkline/policy/serviceconfig"
 	"github.com/trunkline/trunkline/policy/shadow"
@@ -43,7 +44,7 @@ const maxJobs = 4096
 
 // Keys are the values by which the shadow's rate limits tell callers apart, its own strings. field reads a request header field
 // (borrowed), address is the client's.
-func (s *Shadow) Keys(field func(name string) string, address string) []string {
+func (s *Shadow) Keys(field func(name string) string, address string, who *authn.Principal) []string {
 	var keys []string
 	for _, r := range s.rates {
 		switch {
@@ -51,6 +52,10 @@ func (s *Shadow) Keys(field func(name string) string, address string) []string {
 			keys = append(keys, strings.Clone(field(r.Metadata)))
 		case r.ClientAddress:
 			keys = append(keys, address)
+		case r.Identity:
+			keys = append(keys, who.Named())
+		case r.Claim != "":
+			keys = append(keys, who.Claim(r.Claim))
 		default:
 			keys = append(keys, "")
 		}

@@ -274,7 +274,7 @@ func (st *state) rates(list []serviceconfig.RateLimit, seed uint64) (out []*Rate
 		r := st.shared[l]
 		if r == nil {
 			r = &Rate{RateLimit: l}
-			if l.Metadata == "" && !l.ClientAddress {
+			if l.Per() == "" {
 				r.Bucket = limit.NewBucket(l.Rate)
 			} else {
 				r.Keyed = limit.NewKeyed(l.Rate, l.MaxKeys, seed)

@@ -41,6 +41,7 @@ func writeLine(h slog.Handler, rec *CallRecord) {
 		slog.Uint64("bytes_in", rec.BytesIn),
 		slog.Uint64("bytes_out", rec.BytesOut))
 	text("peer", rec.Peer)
+	text("caller", rec.Caller)
 	text("authority", rec.Authority)
 	text("user_agent", rec.UserAgent)
 	line.AddAttrs(slog.Uint64("generation", rec.Generation))

@@ -9,12 +9,28 @@ import (
 
 // Gauges are the numbers of the whole process that are read when somebody looks.
 type Gauges struct {
-	DownstreamConnections int64         // open client connections
+	DownstreamConnections int64 // open client connections
+	Listeners             []ListenerGauges
+	Certificates          []CertificateGauges
 	ConfigGeneration      uint64        // number of the configuration in use
 	ConfigRejected        uint64        // reloads refused as invalid, ever
 	DiscoveryLag          time.Duration // of the last change: from seen by the source to used for picks
 	Shedding              bool          // Trunkline is overloaded and refuses new calls
 	Clusters              []ClusterGauges
+}
+
+// ListenerGauges are what happened to connections of one listener before HTTP/2. They only grow.
+type ListenerGauges struct {
+	Listener                                          string // its address
+	Accepted, Crowded, CrowdedAddress, BadProxyHeader uint64
+	Handshakes, Resumed, BadHandshakes                uint64
+}
+
+// CertificateGauges is a certificate that is shown to clients or endpoints.
+type CertificateGauges struct {
+	Name  string        // the first of its names
+	Where string        // that shows it: "listeners[0].tls"
+	Left  time.Duration // until it expires; negative afterwards
 }
 
 // ClusterGauges are the numbers of one cluster. Names are unique; of a second of the same name nothing is shown.

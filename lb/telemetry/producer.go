@@ -120,6 +120,8 @@ func (t *Telemetry) produceGauges(m *page) {
 		fill(&g)
 	}
 	m.gauge("downstream.connections", "{connection}", "Open client connections.", m.single(g.DownstreamConnections))
+	m.listeners(g.Listeners)
+	m.certificates(g.Certificates)
 	m.gauge("overload.shedding", "{process}", "1 while Trunkline is overloaded and refuses new calls, else 0.", m.single(bit(g.Shedding)))
 	m.clusters(g.Clusters)
 	m.gaugeSeconds("discovery.lag", "Last change: from seen by the source to used for picks.",

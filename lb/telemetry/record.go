@@ -17,6 +17,7 @@ type CallRecord struct {
 	Unknown         bool   // the route table does not know the method
 	Authority       string // :authority
 	Peer            string // the client's address, host:port
+	Caller          string // the caller's name, by token, key or certificate; "" if nobody knows
 	UserAgent       string
 
 	Route      string

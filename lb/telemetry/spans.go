@@ -70,6 +70,7 @@ func serverAttributes(rec *CallRecord) []attribute.KeyValue {
 	list = address(list, semconv.ClientAddressKey, semconv.ClientPortKey, rec.Peer)
 	list = address(list, semconv.NetworkPeerAddressKey, semconv.NetworkPeerPortKey, rec.Peer)
 	list = text(list, semconv.UserAgentOriginalKey, rec.UserAgent)
+	list = text(list, "enduser.id", rec.Caller)
 	list = text(list, "trunkline.route", rec.Route)
 	list = text(list, "trunkline.cluster", rec.Cluster)
 	if n := len(rec.Attempts); n > 0 {

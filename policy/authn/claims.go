@@ -69,3 +69,24 @@ func ValidValue(v string) bool {
 	}
 	return true
 }
+
+// Named is the caller's name, "" where nobody knows (p is nil).
+func (p *Principal) Named() string {
+	if p == nil {
+		return ""
+	}
+	return p.Name
+}
+
+// Claim is a claim of the caller's token as text, lists joined by commas; "" where there is none.
+func (p *Principal) Claim(path string) string {
+	if p == nil {
+		return ""
+	}
+	claim, ok := Claim(p.Claims, path)
+	if !ok {
+		return ""
+	}
+	v, _ := Value(claim)
+	return v
+}

@@ -186,7 +186,7 @@ func readGlobalLimits(v value) *GlobalLimits {
 }
 
 func readDescriptorEntry(v value) (e DescriptorEntry, ok bool) {
-	o, ok := v.object("key", "value", "metadata", "clientAddress", "method")
+	o, ok := v.object("key", "value", "metadata", "clientAddress", "method", "identity", "claim")
 	if !ok {
 		return e, false
 	}
@@ -197,18 +197,20 @@ func readDescriptorEntry(v value) (e DescriptorEntry, ok bool) {
 		Metadata:      o.get("metadata").headerName(),
 		ClientAddress: o.get("clientAddress").boolean(false),
 		Method:        o.get("method").boolean(false),
+		Identity:      o.get("identity").boolean(false),
+		Claim:         o.get("claim").text(""),
 	}
 	if k := o.get("key"); k.given() && e.Key == "" {
 		k.errorf("is empty")
 	}
 	sources := 0
-	for _, said := range [...]bool{o.has("value"), o.has("metadata"), e.ClientAddress, e.Method} {
+	for _, said := range [...]bool{o.has("value"), o.has("metadata"), e.ClientAddress, e.Method, e.Identity, e.Claim != ""} {
 		if said {
 			sources++
 		}
 	}
 	if sources != 1 {
-		v.errorf("has %s: exactly one of value, metadata, clientAddress and method says where the value comes from", plural(sources, "source"))
+		v.errorf("has %s: exactly one of value, metadata, clientAddress, method, identity and claim says where the value comes from", plural(sources, "source"))
 	}
 	return e, true
 }

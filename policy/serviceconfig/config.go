@@ -125,12 +125,30 @@ type HealthCheck struct {
 // RateLimit is a token bucket, or one per key.
 type RateLimit struct {
 	Rate limit.Rate
-	// At most one of the two. Metadata is a request header field's lower-case name; calls without the field share one bucket.
+	// At most one of the four. Metadata is a request header field's lower-case name, Claim a path into the token's claims, Identity the
+	// caller's name by whatever proves it; calls without share one bucket.
 	Metadata      string
 	ClientAddress bool
+	Identity      bool
+	Claim         string
 	MaxKeys       int // that are told apart at once; default 10000
 	// Shared is the entry whose methods use it together, for people; "": each method has its own.
 	Shared string
+}
+
+// Per says for people what has a bucket of its own, " for each client address"; "": all calls share one.
+func (l *RateLimit) Per() string {
+	switch {
+	case l.Metadata != "":
+		return " for each " + l.Metadata
+	case l.ClientAddress:
+		return " for each client address"
+	case l.Identity:
+		return " for each caller's name"
+	case l.Claim != "":
+		return " for each value of the claim " + l.Claim
+	}
+	return ""
 }
 
 // GlobalLimits asks a rate limit service of Envoy's protocol (envoy.service.ratelimit.v3).
@@ -149,5 +167,7 @@ type DescriptorEntry struct {
 	Value         string // a constant
 	Metadata      string // a request header field; a descriptor whose field is absent is not sent
 	ClientAddress bool
-	Method        bool // "pkg.Service/Method"
+	Method        bool   // "pkg.Service/Method"
+	Identity      bool   // the caller's name, by whatever proves it; as Metadata
+	Claim         string // of the caller's token; as Metadata
 }

@@ -52,7 +52,9 @@
 //	          {"requestsPerSecond": 500, "burst": 100},                  // each method; burst's default: a second's worth
 //	          {"requestsPerSecond": 900, "shared": true},                // all methods of this entry together
 //	          {"requestsPerSecond": 10, "metadata": "x-user", "maxKeys": 10000}, // one bucket per value
-//	          {"requestsPerSecond": 50, "clientAddress": true}           // one bucket per client
+//	          {"requestsPerSecond": 50, "clientAddress": true},          // one bucket per client
+//	          {"requestsPerSecond": 50, "identity": true},               // per caller, by token, key or certificate
+//	          {"requestsPerSecond": 500, "claim": "org"}                 // per value of a claim of the token
 //	        ]
 //	      }
 //	    ],

@@ -110,7 +110,7 @@ func readBreaker(v value) *breaker.Settings {
 }
 
 func readRateLimit(v value, names map[name]value) (l RateLimit, ok bool) {
-	o, ok := v.object("requestsPerSecond", "burst", "metadata", "clientAddress", "maxKeys", "shared")
+	o, ok := v.object("requestsPerSecond", "burst", "metadata", "clientAddress", "identity", "claim", "maxKeys", "shared")
 	if !ok {
 		return l, false
 	}
@@ -121,6 +121,8 @@ func readRateLimit(v value, names map[name]value) (l RateLimit, ok bool) {
 		},
 		Metadata:      o.get("metadata").headerName(),
 		ClientAddress: o.get("clientAddress").boolean(false),
+		Identity:      o.get("identity").boolean(false),
+		Claim:         o.get("claim").text(""),
 		MaxKeys:       int(o.get("maxKeys").integer(defaultMaxKeys, 1, 10_000_000)),
 	}
 	l.Rate.Burst = o.get("burst").count(max(1, int(math.Ceil(l.Rate.PerSecond))), 1)
@@ -132,11 +134,17 @@ func readRateLimit(v value, names map[name]value) (l RateLimit, ok bool) {
 		slices.Sort(all)
 		l.Shared = strings.Join(all, ", ")
 	}
-	if l.Metadata != "" && l.ClientAddress {
-		o.get("clientAddress").errorf("stands beside metadata (line %d): a limit is per one of them", o.get("metadata").at.Line)
+	first := ""
+	for _, key := range [...]string{"metadata", "clientAddress", "identity", "claim"} {
+		switch on := map[string]bool{"metadata": l.Metadata != "", "clientAddress": l.ClientAddress, "identity": l.Identity, "claim": l.Claim != ""}[key]; {
+		case on && first != "":
+			o.get(key).errorf("stands beside %s (line %d): a limit is per one of them", first, o.get(first).at.Line)
+		case on:
+			first = key
+		}
 	}
-	if o.has("maxKeys") && l.Metadata == "" && !l.ClientAddress {
-		o.get("maxKeys").errorf("is about keys, but neither metadata nor clientAddress is given")
+	if o.has("maxKeys") && first == "" {
+		o.get("maxKeys").errorf("is about keys, but none of metadata, clientAddress, identity and claim is given")
 	}
 	return l, true
 }

@@ -65,6 +65,8 @@ func TestTheExampleInThePackageCommentIsReadWhole(t *testing.T) {
 			{Rate: limit.Rate{PerSecond: 900, Burst: 900}, MaxKeys: 10_000, Shared: "shop.Orders/Get"},
 			{Rate: limit.Rate{PerSecond: 10, Burst: 10}, Metadata: "x-user", MaxKeys: 10_000},
 			{Rate: limit.Rate{PerSecond: 50, Burst: 50}, ClientAddress: true, MaxKeys: 10_000},
+			{Rate: limit.Rate{PerSecond: 50, Burst: 50}, Identity: true, MaxKeys: 10_000},
+			{Rate: limit.Rate{PerSecond: 500, Burst: 500}, Claim: "org", MaxKeys: 10_000},
 		},
 	}
 	if diff := cmp.Diff(want, get); diff != "" {

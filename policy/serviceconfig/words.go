@@ -77,13 +77,7 @@ func (m *Method) Words() (words []string) {
 		say("each endpoint's breaker for a method opens %s", breakerWords(m.Breaker))
 	}
 	for _, r := range m.Rates {
-		by := ""
-		switch {
-		case r.Metadata != "":
-			by = " for each " + r.Metadata
-		case r.ClientAddress:
-			by = " for each client address"
-		}
+		by := r.Per()
 		if r.Shared != "" {
 			by += ", all methods of " + r.Shared + " together"
 		}

@@ -60,7 +60,7 @@ func (r rate) take(now int64, key string) bool {
 func New(live, shadow *serviceconfig.Method, o Options) *Policy {
 	p := &Policy{live: live, shadow: shadow, o: o, recent: latency.New()}
 	for _, r := range shadow.Rates {
-		if r.Metadata != "" || r.ClientAddress {
+		if r.Per() != "" {
 			p.rates = append(p.rates, rate{keyed: limit.NewKeyed(r.Rate, r.MaxKeys, o.Seed)})
 		} else {
 			p.rates = append(p.rates, rate{one: limit.NewBucket(r.Rate)})

@@ -62,11 +62,8 @@ func atMost(n int) string {
 
 func rateWords(r serviceconfig.RateLimit) string {
 	s := strconv.FormatFloat(r.Rate.PerSecond, 'f', -1, 64) + " per second, " + strconv.Itoa(r.Rate.Burst) + " at once"
-	switch {
-	case r.Metadata != "":
-		s += ", for each " + r.Metadata
-	case r.ClientAddress:
-		s += ", for each client address"
+	if per := r.Per(); per != "" {
+		s += "," + per
 	}
 	return s
 }

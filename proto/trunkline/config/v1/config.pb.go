@@ -972,7 +972,7 @@ type Authentication struct {
 	// Keys.
 	ApiKeys *ApiKeys `protobuf:"bytes,2,opt,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
 	// Methods whose callers must have proved who they are by one of these, or by a client certificate: "pkg.Service/Method", "pkg.Service/*",
-	// "pkg.*", "*". Default: none.
+	// "pkg.*", "*". The admin API asks for proofs of its own, and is meant only where a pattern begins with "trunkline.admin.". Default: none.
 	Required []string `protobuf:"bytes,3,rep,name=required,proto3" json:"required,omitempty"`
 	// Exceptions from required, in the same form.
 	Anonymous []string `protobuf:"bytes,4,rep,name=anonymous,proto3" json:"anonymous,omitempty"`
