@@ -233,7 +233,7 @@ func TestCallsFromASidecar(t *testing.T) {
 	m := startMesh(t)
 	m.intend("trunkline", map[string]api.IntentionAction{"web": allow})
 	m.intend("echo", map[string]api.IntentionAction{"trunkline": allow})
-	m.startNative("echo", "echo-1")
+	m.startBehindSidecar("echo", "echo-1")
 	trunkline := m.startTrunkline(false, []string{"echo"}, "routes: [ { match: { service: "+harness.Service+" }, cluster: echo } ]")
 	_, text, _ := net.SplitHostPort(trunkline.Listen)
 	port, _ := strconv.Atoi(text)
