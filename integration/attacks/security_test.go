@@ -97,7 +97,12 @@ func (f *table) write(t *testing.T) {
 	before, old, after := pageTable(t)
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s%s\n\n", before, tableBegins)
-	fmt.Fprintf(&b, "Last measured on %s, on a machine of %d cores (%s), with %s.\n\n", time.Now().Format("2 January 2006"), runtime.NumCPU(), model(), runtime.Version())
+	others := 0.0
+	for _, r := range f.rows {
+		others += r.strangers / float64(len(f.rows))
+	}
+	fmt.Fprintf(&b, "Measured on %s, %d attacks on a machine of %d cores (%s) of which others took %.0f%%, with %s.\n\n",
+		time.Now().Format("2 January 2006"), len(f.rows), runtime.NumCPU(), model(), 100*others, runtime.Version())
 	b.WriteString("| Test | Attack | Defence (default) | Failed calls | p99 without, with | Memory | Connections, by GOAWAY, otherwise |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, a := range attacks() {
 		_, figures, _ := strings.Cut(old[a.name], a.words())
