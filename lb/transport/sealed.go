@@ -4,6 +4,7 @@ package transport
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 )
 
@@ -74,14 +75,18 @@ func (s *sealed) unseal(c *Conn) error {
 		for err == nil && len(chunk)-m >= maxRecord {
 			var n int
 			n, err = s.tls.Read(chunk[m:])
-			m += n
+			if m += n; n > 0 {
+				s.wire.useful()
+			}
 		}
 		if m > k {
 			c.feed(chunk[:m])
 		}
 		switch {
+		case c.gone:
+			return errClosed
 		case err == errDry:
-			return nil
+			return s.reply()
 		case err == io.EOF:
 			return err
 		case err != nil:
@@ -90,11 +95,35 @@ func (s *sealed) unseal(c *Conn) error {
 				err = s.explain(err)
 			}
 			return err
-		case c.gone:
-			return errClosed
 		}
 	}
 }
+
+// reply writes what crypto/tls says by itself: that it changed keys, too. Where output waits it goes with that.
+func (s *sealed) reply() error {
+	switch {
+	case len(s.wire.out) == 0:
+		return nil
+	case s.c.closed:
+		s.drop()
+		return nil
+	case s.owed == 0:
+		n, err := s.raw.write(s.wire.out[s.off:])
+		if err != nil {
+			return err
+		}
+		if s.off += n; s.off == len(s.wire.out) {
+			s.drop()
+			return nil
+		}
+	}
+	if len(s.wire.out)-s.off > 2*sealMark {
+		return errKeys
+	}
+	return nil
+}
+
+var errKeys = errors.New("the peer changes keys and reads nothing")
 
 // write takes as much of p as was encrypted and written. Of what the kernel does not take it keeps the sealed form, and expects the
 // same bytes again.

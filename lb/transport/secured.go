@@ -3,6 +3,8 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
+	"errors"
 	"net"
 	"os"
 	"time"
@@ -42,7 +44,11 @@ func SecureClient(ctx context.Context, nc net.Conn, cfg *tls.Config) (*Secured, 
 
 func shake(ctx context.Context, w *wire, t *tls.Conn) (*Secured, error) {
 	if w.slots != nil {
-		w.slots <- struct{}{}
+		select {
+		case w.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	err := t.HandshakeContext(ctx)
 	if w.slots != nil {
@@ -61,7 +67,11 @@ type wire struct {
 	net.Conn // the socket; set once
 	slots    Slots
 	inside   bool
-	in       []byte // sealed bytes that came; inside: borrowed for one batch
+	in       []byte  // sealed bytes that came; inside: borrowed for one batch
+	left     int     // bytes of the present record that were not handed over yet
+	head     [5]byte // of the next record's header, what was handed over: heads bytes
+	heads    int
+	idle     int    // records that brought no data, beyond those that did
 	out      []byte // sealed bytes to be written; owned, from the shard's buffers
 	grow     func(b []byte, n int) []byte
 }
@@ -69,7 +79,11 @@ type wire struct {
 // Read implements net.Conn for crypto/tls.
 func (w *wire) Read(p []byte) (int, error) {
 	if len(w.in) > 0 {
-		n := copy(p, w.in)
+		if w.idle > maxIdle {
+			return 0, errIdle
+		}
+		n := w.hand(w.in[:min(len(p), len(w.in))])
+		copy(p, w.in[:n])
 		w.in = w.in[n:]
 		return n, nil
 	}
@@ -77,16 +91,53 @@ func (w *wire) Read(p []byte) (int, error) {
 		return 0, errDry
 	}
 	w.in = nil
-	if w.slots != nil {
-		<-w.slots
-		defer func() { w.slots <- struct{}{} }()
+	defer w.pause()()
+	n, err := w.Conn.Read(p)
+	for at := 0; at < n; {
+		at += w.hand(p[at:n])
 	}
-	return w.Conn.Read(p)
+	w.idle = 0 // crypto/tls itself watches over handshakes
+	return n, err
 }
+
+// pause gives the slot back while the peer is waited for.
+func (w *wire) pause() (resume func()) {
+	if w.slots == nil {
+		return func() {}
+	}
+	<-w.slots
+	return func() { w.slots <- struct{}{} }
+}
+
+// maxIdle is how many records beyond those with data may bring none: changing keys (RFC 8446 section 4.6.3) costs us a hundred times
+// what it costs the peer, and crypto/tls lets 16 of them pass for each byte of data.
+const maxIdle = 64
+
+var errIdle = errors.New("too many TLS records that bring no data")
+
+// hand is how many bytes of b, which is not empty, are handed over at once: none beyond a record, so that records are counted.
+func (w *wire) hand(b []byte) int {
+	n := 0
+	for n < len(b) && w.left == 0 {
+		w.head[w.heads] = b[n]
+		n++
+		if w.heads++; w.heads == len(w.head) {
+			w.heads, w.left = 0, int(binary.BigEndian.Uint16(w.head[3:])) // RFC 8446 section 5.1
+			w.idle++
+		}
+	}
+	k := min(len(b)-n, w.left)
+	w.left -= k
+	return n + k
+}
+
+// useful says that a record brought data.
+func (w *wire) useful() { w.idle = max(0, w.idle-2) }
 
 // Write implements net.Conn for crypto/tls.
 func (w *wire) Write(p []byte) (int, error) {
 	if !w.inside {
+		defer w.pause()()
 		return w.Conn.Write(p)
 	}
 	w.out = append(w.grow(w.out, len(p)), p...)
