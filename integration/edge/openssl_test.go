@@ -90,23 +90,37 @@ func frames(t *testing.T, do func(*http2.Framer) error) []byte {
 	return b.Bytes()
 }
 
-// request is a unary call on a stream. Its fields are written without a table, so that each block stands for itself.
-func request(t *testing.T, stream uint32) []byte {
+// fields is the header block of a call of a method. It is written without a table, so that each block stands for itself.
+func fields(t *testing.T, method string) []byte {
 	t.Helper()
-	var fields bytes.Buffer
-	e := hpack.NewEncoder(&fields)
-	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":path", "/" + unary}, {":authority", "localhost"},
+	var b bytes.Buffer
+	e := hpack.NewEncoder(&b)
+	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":path", "/" + method}, {":authority", "localhost"},
 		{"content-type", "application/grpc"}, {"te", "trailers"}} {
 		if err := e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1], Sensitive: true}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return b.Bytes()
+}
+
+// openAt begins a call of a method on a stream.
+func openAt(t *testing.T, c *harness.FrameClient, stream uint32, method string) {
+	t.Helper()
+	if err := c.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: fields(t, method), EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// request is a unary call on a stream.
+func request(t *testing.T, stream uint32) []byte {
+	t.Helper()
 	m, err := proto.Marshal(&testpb.SimpleRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return frames(t, func(f *http2.Framer) error {
-		if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: fields.Bytes(), EndHeaders: true}); err != nil {
+		if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: fields(t, unary), EndHeaders: true}); err != nil {
 			return err
 		}
 		return f.WriteData(stream, true, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...))

@@ -245,3 +245,9 @@ func shortCall(t testing.TB, cc *grpc.ClientConn) error {
 	_, err := harness.WhoAnswers(ctx, cc)
 	return err
 }
+
+func withAsk(ctx context.Context, ask string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "x-ask", ask)
+}
+
+func codeOf(err error) codes.Code { return status.Code(err) }
