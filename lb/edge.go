@@ -205,6 +205,7 @@ func (s *Server) newDoor(i int, l *configv1.Listener, m *mesh) (_ *door, err err
 	d.TLS = d.certs
 	if t.GetConnect() {
 		d.TLS = meshed{d.certs}
+		d.Bare = &authn.Peer{Mesh: true} // no intention allows who shows no certificate
 	}
 	return d, nil
 }

@@ -301,7 +301,7 @@ func TestWhoIsNotOfThisMeshIsRefused(t *testing.T) {
 		}
 		after(time.Second)
 		for id, says := range map[string]string{
-			"": "bears no SPIFFE id",
+			"": "shows no certificate with a SPIFFE id",
 			"spiffe://other.consul/ns/default/dc/dc1/svc/web": "of another mesh",
 			"spiffe://" + domain + "/gateway/mesh/dc/dc1":     "is no service's",
 			"nonsense": "is no service's",

@@ -81,7 +81,7 @@ func (i *Identity) source(spiffe string) (id, error) {
 		return id{}, errors.New("Trunkline does not know the mesh's authorities yet; try again later") //nolint:staticcheck // a name
 	}
 	if spiffe == "" {
-		return id{}, errors.New("the client's certificate bears no SPIFFE id; call with a certificate of Consul's mesh")
+		return id{}, errors.New("the client shows no certificate with a SPIFFE id; call with a certificate of Consul's mesh")
 	}
 	caller, err := parseID(spiffe)
 	if err != nil {

@@ -20,6 +20,8 @@ import (
 type Door struct {
 	TLS       TLS  // nil: none
 	Plaintext bool // h2c is taken beside TLS
+	// Bare is what is known of clients that come without TLS where both are taken; nil: nothing.
+	Bare *authn.Peer
 	// Trusted are the networks whose connections begin with a header of the PROXY protocol.
 	Trusted []netip.Prefix
 	// ProxyOptional: they may also begin without.
@@ -65,7 +67,7 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 		g.First = append(g.First, b[0])
 	}
 	if g.First[0] != tlsHandshake {
-		if !d.Plaintext {
+		if g.Peer = d.Bare; !d.Plaintext {
 			g.Peer = &authn.Peer{Refused: &authn.Refusal{Status: grpc.Unavailable, Reason: "TLS_REQUIRED",
 				Message: "this listener takes TLS only, and the call came without: give the client transport credentials (TLS)"}}
 		}
