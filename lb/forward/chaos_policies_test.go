@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/trunkline/trunkline/lb/policies"
+	"github.com/trunkline/trunkline/policy/authn"
 	"github.com/trunkline/trunkline/policy/limit"
 	"github.com/trunkline/trunkline/policy/serviceconfig"
 )
@@ -42,6 +43,8 @@ type storm struct {
 	calls   map[string]*tale
 	marks   int
 	counted map[string]int // how calls ended, to see that the test says something
+	watched bool           // a judge is shown messages
+	users   sync.WaitGroup // calls whose messages he is shown
 
 	began    time.Time
 	mu       sync.Mutex
@@ -56,6 +59,9 @@ type tale struct {
 	once  bool   // its method is not idempotent
 	body  string // what the client says in all
 	extra bool   // with request trailers
+	asked int    // how often the gate was
+	// stopped: the gate has not let it pass.
+	stopped bool
 	seen  []*visit
 }
 
@@ -174,6 +180,7 @@ func (st *storm) swap() {
 			some = append(some, a)
 		}
 	}
+	st.guards()
 	st.use(some...)
 	c := st.store.Cluster("c")
 	st.mu.Lock()
@@ -198,6 +205,10 @@ func stormy(t *testing.T, seed uint64) {
 	r.settings["two"] = []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: uint32(1 + c.n(4))}}
 	r.settings["three"] = []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: uint32(c.n(200))}}
 	st.policy = st.config()
+	st.watched = c.yes(50)
+	if c.yes(40) {
+		r.guest.Peer = &authn.Peer{Mesh: true, SPIFFE: "spiffe://mesh/web", Forwarded: "URI=spiffe://mesh/web"}
+	}
 	st.swap()
 	stop := make(chan struct{})
 	var wg, background sync.WaitGroup

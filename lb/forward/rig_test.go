@@ -305,6 +305,7 @@ type rig struct {
 	silent    bool     // peers do not begin
 	gate      Gate     // of all methods
 	payload   *Payload // the same
+	mesh      Mesh     // of all clusters
 	protected map[string]bool
 	guest     Guest         // what is known about clients
 	hold      chan struct{} // dials wait for it, if not nil
@@ -398,13 +399,18 @@ func (r *rig) use(addrs ...string) {
 		n = g.Number + 1
 	}
 	c, facts := r.store.Set("c", r.policy, nil), r.facts
+	door, payload := r.gate, r.payload
+	var mesh func(string) Mesh
+	if m := r.mesh; m != nil {
+		mesh = func(string) Mesh { return m }
+	}
 	r.gen.Store(&Generation{Number: n, Table: table, Limits: Limits{ReplayBytes: 64 << 10},
 		Rules: func(_ *Target, service, method string, known bool) *policies.Rules {
 			f := facts
 			f.Known = known
 			return c.Rules(service, method, f)
 		},
-		Protected: r.protected, Gate: func(string) Gate { return r.gate }, Payload: func(*Target, string, string) *Payload { return r.payload }})
+		Protected: r.protected, Gate: func(string) Gate { return door }, Payload: func(*Target, string, string) *Payload { return payload }, Mesh: mesh})
 	r.reg.Retire(keep)
 }
 

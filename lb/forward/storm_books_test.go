@@ -39,6 +39,12 @@ func (st *storm) books() {
 		b := &c.d.Budget
 		budgets[b] += int64(len(c.replay))
 		replaying += int64(len(c.replay))
+		if w := c.watch; w != nil {
+			budgets[b] += int64(len(w.buf))
+			if w.hold && len(c.attempts) > 0 {
+				wrong("an attempt is made before the call's message was judged")
+			}
+		}
 		for _, a := range c.attempts {
 			budgets[b] += int64(len(a.held))
 			if a.alive() {
@@ -188,6 +194,7 @@ func (st *storm) finish(t *testing.T, all []*listener) {
 		c.mu.Unlock()
 	}
 	r.over()
+	st.users.Wait()
 	if n := reflect.ValueOf(&r.s.Timer).Elem().FieldByName("n").Int(); n != 0 {
 		t.Errorf("%d timers are set", n)
 	}
