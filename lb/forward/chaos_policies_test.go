@@ -62,7 +62,7 @@ type tale struct {
 	asked int    // how often the gate was
 	// stopped: the gate has not let it pass.
 	stopped bool
-	seen  []*visit
+	seen    []*visit
 }
 
 // visit is one attempt as its endpoint saw it. Guarded by storm.mu.

@@ -56,11 +56,11 @@ func (w warden) Check(q *gate.Request, then func(*gate.Verdict)) *gate.Verdict {
 // intentions are a mesh that lets most calls pass.
 func (st *storm) intentions(_, _ string, then func(bool, string)) (known, allowed bool, why string) {
 	c := st.c
-	allowed = !c.yes(10)
+	lets := !c.yes(10)
 	if c.yes(60) {
-		return true, allowed, "the mesh says so"
+		return true, lets, "the mesh says so"
 	}
-	time.AfterFunc(time.Duration(c.n(pick(c, 1, 300, 4000)))*time.Millisecond, func() { then(allowed, "the mesh says so") })
+	time.AfterFunc(time.Duration(c.n(pick(c, 1, 300, 4000)))*time.Millisecond, func() { then(lets, "the mesh says so") })
 	return false, false, ""
 }
 
