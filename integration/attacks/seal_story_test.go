@@ -38,7 +38,7 @@ func TestAServerTakesTheAttackersRecords(t *testing.T) {
 			}
 			defer c.Close()
 			b := make([]byte, len("one, two"))
-			_, err = io.ReadFull(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}), b) //nolint:gosec // the versions are the point
+			_, err = io.ReadFull(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}), b)
 			if err != nil {
 				heard <- err.Error()
 				return
