@@ -161,6 +161,18 @@ func TestWhatWasReadBeforeTheConnectionWasMadeIsParsedFirst(t *testing.T) {
 	_ = v
 }
 
+func TestAFrameOfWhichAPartWasReadBeforeTheConnectionWasMadeIsWhole(t *testing.T) {
+	ours, theirs := net.Pipe()
+	var b bytes.Buffer
+	hello(&b, 3, 1<<20)
+	serveAfter(t, ours, make([]byte, 10), b.Next(b.Len()-5))
+	go func() { _, _ = theirs.Write(b.Bytes()) }()
+	if got := replies(t, theirs, 3); len(got) != 3 {
+		t.Errorf("got %v", got)
+	}
+	_ = theirs.Close()
+}
+
 func TestOurGoodbyeOverTLSIsAGoAwayAndACloseNotify(t *testing.T) {
 	ours, theirs, _ := secured(t, tls.VersionTLS13)
 	_, wait := serve(t, ours, nil)

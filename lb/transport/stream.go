@@ -12,7 +12,9 @@ const streamChunk = 32 << 10
 
 func (s *stream) read(c *Conn) error {
 	chunk := make([]byte, streamChunk+2*streamChunk)
-	k := 0 // bytes of a partial frame at the head of chunk
+	c.Shard.Lock()
+	k := copy(chunk, c.rest) // bytes of a partial frame at the head of chunk
+	c.Shard.Unlock()
 	for {
 		n, err := s.nc.Read(chunk[k:])
 		if n > 0 {
