@@ -165,12 +165,14 @@ func TestAFrameOfWhichAPartWasReadBeforeTheConnectionWasMadeIsWhole(t *testing.T
 	ours, theirs := net.Pipe()
 	var b bytes.Buffer
 	hello(&b, 3, 1<<20)
-	serveAfter(t, ours, make([]byte, 10), b.Next(b.Len()-5))
+	v, wait := serveAfter(t, ours, make([]byte, 10), b.Next(b.Len()-5))
 	go func() { _, _ = theirs.Write(b.Bytes()) }()
 	if got := replies(t, theirs, 3); len(got) != 3 {
 		t.Errorf("got %v", got)
 	}
 	_ = theirs.Close()
+	wait()
+	eventually(t, func() (ok bool) { v.in(func() { ok = v.s.Env.Buffers.Outstanding() == 0 }); return ok }, "the flusher keeps its buffer")
 }
 
 func TestOurGoodbyeOverTLSIsAGoAwayAndACloseNotify(t *testing.T) {
