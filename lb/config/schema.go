@@ -258,8 +258,11 @@ func (r *report) scalar(n *yaml.Node, path string) (string, bool) {
 }
 
 func placeholder(field protoreflect.FieldDescriptor) any {
-	if field.Message() != nil {
+	switch field.Kind() {
+	case protoreflect.MessageKind:
 		return map[string]any{}
+	case protoreflect.Uint32Kind, protoreflect.Uint64Kind:
+		return 0
 	}
 	return ""
 }
