@@ -121,7 +121,7 @@ func (l *Listener) take(nc net.Conn) {
 	g := &guest{Guest: forward.Guest{Conn: nc}, l: l, set: set}
 	if !l.guard.enter(set.MaxConnections) {
 		l.counts.Crowded.Add(1)
-		l.turnAway(nc, door, fmt.Sprintf("this listener has its %d connections (limits.maxConnections)", set.MaxConnections))
+		l.turnAway(nc, door, fmt.Sprintf("this listener has %d connections, and takes no more (limits.maxConnections): try again later, or at another address", set.MaxConnections))
 		return
 	}
 	if !door.trusts(from) && !g.claim(from) { // a trusted proxy says later whose connection it is
