@@ -91,7 +91,7 @@ func TestEveryServiceConfigLoadsHereAndInAGRPCClient(t *testing.T) {
 	for _, key := range []string{
 		"timeout", "perTryTimeout", "idleTimeout", "refuseHopeless", "retryPolicy", "retryThrottling", "idempotent", "retryBudget", "hedgingPolicy",
 		"delayPercentile", "hedgeBudget", "breaker", "outlierDetection", "panicShare", "slowStart", "healthCheckConfig", "healthCheck",
-		"concurrency", "maxStreams", "adaptiveConcurrency", "overload", "rateLimits", "clientAddress", "rateLimitService", "maxRequestMessageBytes",
+		"concurrency", "maxStreams", "adaptiveConcurrency", "overload", "rateLimits", "clientAddress", "identity", "claim", "rateLimitService", "maxRequestMessageBytes",
 		"decisions", "shadowServiceConfig",
 	} {
 		if !seen[key] {
