@@ -218,8 +218,10 @@ func TestEachRefusalSaysWhatToDo(t *testing.T) {
 	t.Logf("the refusals of the edge:\n%s", &table)
 }
 
-func bigCall(t *testing.T, cc *grpc.ClientConn, request, response int32) error {
-	_, err := testpb.NewTestServiceClient(cc).UnaryCall(harness.Context(t, limit), &testpb.SimpleRequest{ResponseSize: response, Payload: &testpb.Payload{Body: make([]byte, request)}})
+// bigCall makes a call with so many bytes each way.
+func bigCall(t *testing.T, cc *grpc.ClientConn, request, response int32, pairs ...string) error {
+	t.Helper()
+	_, err := testpb.NewTestServiceClient(cc).UnaryCall(metadata.AppendToOutgoingContext(harness.Context(t, limit), pairs...), &testpb.SimpleRequest{ResponseSize: response, Payload: &testpb.Payload{Body: make([]byte, request)}})
 	return err
 }
 
