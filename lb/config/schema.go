@@ -258,10 +258,13 @@ func (r *report) scalar(n *yaml.Node, path string) (string, bool) {
 }
 
 func placeholder(field protoreflect.FieldDescriptor) any {
-	if field.Message() != nil {
+	switch {
+	case field.Message() != nil:
 		return map[string]any{}
+	case field.Kind() == protoreflect.StringKind:
+		return ""
 	}
-	return ""
+	return 0 // a number; the schema has no lists of anything else
 }
 
 func emptyValue(field protoreflect.FieldDescriptor) string {

@@ -23,12 +23,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // The stories of whole calls are in lb/forward; here is what a pool does by itself.
 
 type waiter struct {
-	conn *Conn
-	err  error
-	n    int
+	party any
+	conn  *Conn
+	err   error
+	n     int
 }
 
 func (w *waiter) HandleConn(c *Conn, err error) { w.conn, w.err, w.n = c, err, w.n+1 }
+func (w *waiter) Party() any                    { return w.party }
 
 func options() *Options {
 	return &Options{Session: session.Config{StreamWindow: 65535, MaxStreamWindow: 65535, ConnWindow: 1 << 20, MaxHeaderBytes: 4096, OutputMark: 65536},
