@@ -123,3 +123,8 @@ func keyFile(t testing.TB, keys map[string]string) string {
 	}
 	return write(t, filepath.Join(t.TempDir(), "keys"), []byte(text))
 }
+
+// tokenAs signs claims with a key of the issuer's, and names another.
+func (i *issuer) tokenAs(kid, named string, claims map[string]any) string {
+	return signed(i.t, jose.ES256, i.keys[kid], named, claims)
+}

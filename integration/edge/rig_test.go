@@ -3,28 +3,36 @@ package edge
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/trunkline/trunkline/integration/harness"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) {
+	encoding.RegisterCompressor(snail{})
+	harness.Main(m)
+}
 
 // limit bounds what takes a moment, on a machine that does much else.
 const limit = 30 * time.Second
@@ -251,3 +259,18 @@ func withAsk(ctx context.Context, ask string) context.Context {
 }
 
 func codeOf(err error) codes.Code { return status.Code(err) }
+
+// answered is the answer that came on stream 1, as an error.
+func answered(t *testing.T, f *harness.FrameClient) error {
+	t.Helper()
+	fields, _ := f.Await(t, 1, limit)
+	details, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(fields["grpc-status-details-bin"], "="))
+	s := &spb.Status{}
+	if err == nil {
+		err = proto.Unmarshal(details, s)
+	}
+	if err != nil || fields["grpc-status"] != strconv.Itoa(int(s.GetCode())) {
+		t.Errorf("the answer is %v (%v)", fields, err)
+	}
+	return status.ErrorProto(s)
+}

@@ -258,13 +258,13 @@ func (r *report) scalar(n *yaml.Node, path string) (string, bool) {
 }
 
 func placeholder(field protoreflect.FieldDescriptor) any {
-	switch {
-	case field.Message() != nil:
+	switch field.Kind() {
+	case protoreflect.MessageKind:
 		return map[string]any{}
-	case field.Kind() == protoreflect.StringKind:
-		return ""
+	case protoreflect.Uint32Kind, protoreflect.Uint64Kind:
+		return 0
 	}
-	return 0 // a number; the schema has no lists of anything else
+	return ""
 }
 
 func emptyValue(field protoreflect.FieldDescriptor) string {

@@ -126,7 +126,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 		f.rec.Start(nil)
 		d.Sess.Wasted()
 		c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "METADATA_TOO_LARGE",
-			message: "the request's metadata exceed the limit of " + d.limitText()})
+			message: "the request's metadata have more than " + d.limitText()})
 		return
 	}
 	b.Taken = true

@@ -130,7 +130,10 @@ func (d *Down) Drain() {
 	d.f.shard.Timer.Set(&d.final, d.f.shard.Now()+int64(goAwayWait))
 }
 
-func (d *Down) limitText() string { return strconv.Itoa(int(d.cfg.MaxHeaderBytes)) + " bytes" }
+func (d *Down) limitText() string {
+	return strconv.Itoa(int(d.cfg.MaxHeaderBytes)) + " bytes or " + strconv.Itoa(int(d.cfg.MaxHeaderFields)) +
+		" fields (limits.maxHeaderBytes, limits.maxHeaderFields): send fewer or shorter ones"
+}
 
 // HandleHeaders implements session.Handler: a new call, or request trailers.
 func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
@@ -148,7 +151,7 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 	if b.TooLarge {
 		c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeDownstreamProtocolError)
 		c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "METADATA_TOO_LARGE",
-			message: "the request's trailers exceed the limit of " + d.limitText()})
+			message: "the request's trailers have more than " + d.limitText()})
 		return
 	}
 	b.Taken = true

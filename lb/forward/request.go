@@ -140,6 +140,7 @@ func (c *Call) tooLong(side string, n uint32, limit int64) {
 // fits refuses a call whose messages are larger than the payload rules allow, before what is too much went on.
 func (c *Call) fits(side string, message, all int64, longest uint32, sum uint64) bool {
 	what, limit, n := "a "+side+" message", message, uint64(longest)
+	advice := map[string]string{"request": "send less at once", "response": "ask for less at once"}[side]
 	key := "max" + map[string]string{"request": "Request", "response": "Response"}[side]
 	switch {
 	case message >= 0 && int64(longest) > message:
@@ -154,7 +155,7 @@ func (c *Call) fits(side string, message, all int64, longest uint32, sum uint64)
 	c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitMessageSize)
 	c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
 	c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "MESSAGE_TOO_LARGE",
-		message: fmt.Sprintf("%s: %d bytes, and %d are allowed (%s.%s)", what, n, limit, c.e.payload.Why, key)})
+		message: fmt.Sprintf("%s: %d bytes, and %d are allowed (%s.%s): %s", what, n, limit, c.e.payload.Why, key, advice)})
 	return false
 }
 

@@ -77,7 +77,7 @@ func (w *watch) step() {
 	size := -1
 	if len(w.buf) >= messagePrefix {
 		if w.buf[0] > 1 {
-			w.refuse(grpc.Internal, "MESSAGE_FRAMING", fmt.Sprintf("request message %d begins with the flag %d: 0 and 1 are known to gRPC", w.n+1, w.buf[0]))
+			w.refuse(grpc.Internal, "MESSAGE_FRAMING", fmt.Sprintf("request message %d begins with the flag %d, and gRPC knows 0 and 1: the client, or a proxy before it, is at fault; update it", w.n+1, w.buf[0]))
 			return
 		}
 		size = int(binary.BigEndian.Uint32(w.buf[1:]))
@@ -91,7 +91,7 @@ func (w *watch) step() {
 	case whole:
 		w.judge(size)
 	case w.end && len(w.buf) > 0:
-		w.refuse(grpc.Internal, "MESSAGE_FRAMING", fmt.Sprintf("the request ended amid message %d", w.n+1))
+		w.refuse(grpc.Internal, "MESSAGE_FRAMING", fmt.Sprintf("the request ended amid message %d: the client, or a proxy before it, cuts messages off; see its log, or update it", w.n+1))
 	case w.end:
 		w.release() // no message at all
 	default:

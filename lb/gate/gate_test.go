@@ -73,9 +73,9 @@ authorization:
 		{"a frozen reader", g, ping, call("authorization", i.token(map[string]any{"role": "reader", "frozen": true})), SourceAuthorization,
 			"PERMISSION_DENIED DENIED_BY_RULE: rule frozen denies bench.Echo/Ping to web: pay your bill (authorization.rules)"},
 		{"a rule without a message", g, "bench.Echo/Never", call("x-api-key", "s3cret"), SourceAuthorization,
-			"PERMISSION_DENIED DENIED_BY_RULE: rule nobody denies bench.Echo/Never to batch (authorization.rules)"},
+			"PERMISSION_DENIED DENIED_BY_RULE: rule nobody denies bench.Echo/Never to batch; ask whoever runs this service (authorization.rules)"},
 		{"a rule that fails", g, "bench.Echo/Broken", call().with(peer), SourceAuthorization,
-			"PERMISSION_DENIED DENIED_BY_RULE: rule broken denies bench.Echo/Broken to spiffe://mesh/web, for its condition cannot be evaluated (authorization.rules)"},
+			"PERMISSION_DENIED DENIED_BY_RULE: rule broken denies bench.Echo/Broken to spiffe://mesh/web, for its condition cannot be evaluated; ask whoever runs this service (authorization.rules)"},
 		{"a required proof", g, "bench.Echo/Required", call(), SourceAuthentication,
 			"UNAUTHENTICATED TOKEN_MISSING: this method is only for callers who prove who they are: send a token of https://id.example.com as the metadata " +
 				"authorization: Bearer <token>, or send a key as the metadata x-api-key, or show a client certificate"},

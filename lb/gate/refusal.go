@@ -30,8 +30,11 @@ func (r *Rules) deny(v *Verdict, d *authz.Decision) {
 		v.Message = fmt.Sprintf("no rule is about %s, and what no rule allows is denied: ask for an allow rule (authorization.default)", r.method)
 		return
 	}
-	if d.Message != "" {
+	switch {
+	case d.Message != "":
 		v.Message += ": " + d.Message
+	case v.Principal != nil:
+		v.Message += "; ask whoever runs this service"
 	}
 	if v.Principal == nil {
 		v.Message += "; a caller is known by a token, a key or a client certificate"

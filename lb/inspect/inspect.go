@@ -206,6 +206,6 @@ func (r *Rules) TooLarge(method string, index int) *Verdict {
 }
 
 func tooLarge(r *Rules) authn.Refusal {
-	return authn.Refusal{Status: grpc.ResourceExhausted, Reason: "MESSAGE_TOO_LARGE",
+	return authn.Refusal{Status: grpc.ResourceExhausted, Reason: "MESSAGE_TOO_LARGE_TO_INSPECT",
 		Message: fmt.Sprintf("is larger than %d bytes, the most that is inspected (%s.maxInspectedBytes): send smaller messages", r.MaxInspected, r.Why)}
 }

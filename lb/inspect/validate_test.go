@@ -169,9 +169,9 @@ func TestCompressedMessagesAreLookedIntoWithinBounds(t *testing.T) {
 	mustSay(t, judge(r, &Message{Compressed: true, Encoding: "gzip", Body: zip(t, bad)}), "INVALID_ARGUMENT", "INVALID_MESSAGE", "items[0].quantity")
 	mustSay(t, judge(r, &Message{Compressed: true, Encoding: "gzip", Body: good}), "INVALID_ARGUMENT", "MESSAGE_MALFORMED", "compressed with gzip, but is not")
 	mustSay(t, judge(r, &Message{Compressed: true, Encoding: "gzip", Body: zip(t, good)[:12]}), "INVALID_ARGUMENT", "MESSAGE_MALFORMED", "compressed with gzip, but is not")
-	mustSay(t, judge(r, &Message{Compressed: true, Encoding: "gzip", Body: bomb}), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE", "larger than 100000 bytes", "payload[0].maxInspectedBytes")
-	mustSay(t, judge(r, &Message{Body: make([]byte, 100001)}), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE")
-	mustSay(t, r.TooLarge(place, 3), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE", "message 3 of shop.Orders/Place is larger than 100000 bytes")
+	mustSay(t, judge(r, &Message{Compressed: true, Encoding: "gzip", Body: bomb}), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE_TO_INSPECT", "larger than 100000 bytes", "payload[0].maxInspectedBytes")
+	mustSay(t, judge(r, &Message{Body: make([]byte, 100001)}), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE_TO_INSPECT")
+	mustSay(t, r.TooLarge(place, 3), "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE_TO_INSPECT", "message 3 of shop.Orders/Place is larger than 100000 bytes")
 	mustSay(t, judge(r, &Message{Compressed: true, Encoding: "zstd", Body: good}), "UNIMPLEMENTED", "ENCODING_NOT_INSPECTED", `compressed with "zstd"`, "send it with gzip, or not compressed")
 	mustSay(t, judge(r, &Message{Compressed: true, Body: good}), "INTERNAL", "MESSAGE_MALFORMED", "names no grpc-encoding")
 }

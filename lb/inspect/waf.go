@@ -170,6 +170,6 @@ func (h *hit) text(w *wall, by charge) string {
 		}
 		b.WriteString(", ")
 	}
-	fmt.Fprintf(&b, "anomaly score %d of %d (%s)", h.score, w.threshold, by.name)
+	fmt.Fprintf(&b, "anomaly score %d of %d (%s); if it is none, write it otherwise, or ask whoever runs this balancer for an exception", h.score, w.threshold, by.name)
 	return b.String()
 }

@@ -60,11 +60,14 @@ type parseError struct {
 	why     string
 }
 
+// sameFiles is what to do about it.
+const sameFiles = "make the client from the same .proto files as the server"
+
 func (e *parseError) refusal() authn.Refusal {
 	if e.message == "" {
-		return *malformed("is not a protobuf message: %s", e.why)
+		return *malformed("is not a protobuf message: %s; "+sameFiles, e.why)
 	}
-	return *malformed("does not parse as %s: %s", e.message, e.why)
+	return *malformed("does not parse as %s: %s; "+sameFiles, e.message, e.why)
 }
 
 func tooMuchText(by charge) authn.Refusal {

@@ -2,13 +2,10 @@ package listener
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
-	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/lb/forward"
 )
 
@@ -91,64 +88,5 @@ func addressOf(a net.Addr) netip.Addr {
 }
 
 func crowded(set *Settings) string {
-	return fmt.Sprintf("your address has %d connections already (limits.maxConnectionsPerAddress)", set.MaxPerAddress)
-}
-
-// How many connections are told at once why they are turned away, and for how long: in a flood the others are just closed.
-const (
-	maxTold = 64
-	tellFor = time.Second
-)
-
-// turnAway closes a connection that is too many, with a GOAWAY that says why where its client may read that.
-func (l *Listener) turnAway(nc net.Conn, d *Door, why string) {
-	if d != nil && d.TLS != nil && !d.Plaintext || !l.guard.tell() {
-		_ = nc.Close()
-		return
-	}
-	go func() {
-		defer func() {
-			_ = nc.Close()
-			l.guard.told()
-		}()
-		_ = nc.SetDeadline(time.Now().Add(tellFor))
-		if _, err := nc.Write(h2.AppendGoAway(h2.AppendSettings(nil), 0, h2.EnhanceYourCalm, why)); err == nil {
-			linger(nc)
-		}
-	}()
-}
-
-// farewell lets what was said on a connection, a TLS alert, reach its client before the connection is closed.
-func (l *Listener) farewell(nc net.Conn) {
-	if !l.guard.tell() {
-		return
-	}
-	defer l.guard.told()
-	_ = nc.SetDeadline(time.Now().Add(tellFor))
-	linger(nc)
-}
-
-// tell takes one of the places of those that are told; false: none is free.
-func (g *guard) tell() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.leaves >= maxTold {
-		return false
-	}
-	g.leaves++
-	return true
-}
-
-func (g *guard) told() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.leaves--
-}
-
-// linger ends our side and reads until the client has ended its own: a close with unread input would destroy what was said.
-func linger(nc net.Conn) {
-	if cw, ok := nc.(interface{ CloseWrite() error }); ok {
-		_ = cw.CloseWrite()
-	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(nc, 64<<10))
+	return fmt.Sprintf("your address has %d connections already, and may have no more (limits.maxConnectionsPerAddress): carry more calls on each, or close those that are not used", set.MaxPerAddress)
 }

@@ -1,0 +1,128 @@
+package listener
+
+import (
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
+)
+
+// How many connections are told at once why they are turned away, and for how long: in a flood the others are just closed. Within the first
+// part of that a client is to ask for something: gRPC's users read statuses, not GOAWAYs.
+const (
+	maxTold = 64
+	tellFor = time.Second
+	askFor  = 500 * time.Millisecond
+	tellTo  = 64 << 10 // bytes that are read of a client that is turned away
+)
+
+// turnAway closes a connection that is too many, and says why where its client may read that.
+func (l *Listener) turnAway(nc net.Conn, d *Door, why string) {
+	if d != nil && d.TLS != nil && !d.Plaintext || !l.guard.tell() {
+		_ = nc.Close()
+		return
+	}
+	go func() {
+		defer func() {
+			_ = nc.Close()
+			l.guard.told()
+		}()
+		now := time.Now()
+		_ = nc.SetWriteDeadline(now.Add(tellFor))
+		_ = nc.SetReadDeadline(now.Add(askFor))
+		if _, err := nc.Write(h2.AppendSettings(nil)); err != nil {
+			return
+		}
+		id, err := firstCall(io.LimitReader(nc, tellTo))
+		if err != nil && !isTimeout(err) {
+			return
+		}
+		_ = nc.SetReadDeadline(now.Add(tellFor))
+		if _, err := nc.Write(h2.AppendGoAway(refusal(id, why), id, h2.EnhanceYourCalm, why)); err == nil {
+			linger(nc)
+		}
+	}()
+}
+
+func isTimeout(err error) bool {
+	n, ok := err.(net.Error) //nolint:errorlint // it is as the connection gives it
+	return ok && n.Timeout()
+}
+
+// firstCall is the stream of the first call that comes, whatever it is.
+func firstCall(r io.Reader) (id uint32, err error) {
+	var b [len(h2.Preface)]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return 0, err
+	}
+	for {
+		if _, err := io.ReadFull(r, b[:h2.HeaderLen]); err != nil {
+			return 0, err
+		}
+		h := h2.ParseHeader(b[:h2.HeaderLen])
+		if _, err := io.CopyN(io.Discard, r, int64(h.Length)); err != nil {
+			return 0, err
+		}
+		if (h.Type == h2.Headers || h.Type == h2.Continuation) && h.Has(h2.FlagEndHeaders) {
+			return h.StreamID, nil
+		}
+	}
+}
+
+// refusal is the frames that answer the call on a stream; none if that is 0.
+func refusal(id uint32, why string) []byte {
+	if id == 0 {
+		return nil
+	}
+	in := hpack.NewInterner()
+	var fields []*hpack.Field
+	for _, f := range [...][2]string{
+		{":status", "200"}, {"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(int(grpc.Unavailable))},
+		{"grpc-message", string(grpc.AppendMessage(nil, why))},
+		{"grpc-status-details-bin", string(grpc.AppendStatusDetailsBin(nil, grpc.Unavailable, why, grpc.Details{Reason: "TOO_MANY_CONNECTIONS", Domain: "trunkline"}))},
+	} {
+		fields = append(fields, in.Intern(f[0], f[1]))
+	}
+	block := hpack.NewEncoder(in, 0).Append(nil, fields)
+	out := append(h2.AppendHeader(nil, len(block), h2.Headers, h2.FlagEndHeaders|h2.FlagEndStream, id), block...)
+	return h2.AppendRSTStream(out, id, h2.NoError)
+}
+
+// farewell lets what was said on a connection, a TLS alert, reach its client before the connection is closed.
+func (l *Listener) farewell(nc net.Conn) {
+	if !l.guard.tell() {
+		return
+	}
+	defer l.guard.told()
+	_ = nc.SetDeadline(time.Now().Add(tellFor))
+	linger(nc)
+}
+
+// tell takes one of the places of those that are told; false: none is free.
+func (g *guard) tell() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.leaves >= maxTold {
+		return false
+	}
+	g.leaves++
+	return true
+}
+
+func (g *guard) told() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaves--
+}
+
+// linger ends our side and reads until the client has ended its own: a close with unread input would destroy what was said.
+func linger(nc net.Conn) {
+	if cw, ok := nc.(interface{ CloseWrite() error }); ok {
+		_ = cw.CloseWrite()
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(nc, tellTo))
+}
