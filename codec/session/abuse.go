@@ -39,6 +39,7 @@ const (
 	streamEarns      = 8
 
 	dribbleBytes = 8       // a frame of data that a window cut short earns one idle frame for as many bytes
+	costlyBytes  = 512     // of SETTINGS, unknown frames, and metadata that are too large: as dear as one more of their kind
 	smallPiece   = 1024    // bytes of a piece of a header block below which it is an idle frame
 	lateData     = 1. / 64 // of a frame of data on a stream that is over: many may be on their way when we end it early
 
@@ -78,6 +79,16 @@ func (c *Conn) openPurses() {
 		c.purse[k] = purse{left: free[k], at: c.env.Now}
 		if c.cfg.Abuse.rate(k) <= 0 {
 			c.purse[k].left = math.Inf(1)
+		}
+	}
+}
+
+// Wary leaves a peer a hundredth of what is free at the start: for one whose address was cut off for abuse lately. Call it before anything is
+// received.
+func (c *Conn) Wary() {
+	for k := range kinds {
+		if !math.IsInf(c.purse[k].left, 1) {
+			c.purse[k].left = free[k] / 100
 		}
 	}
 }

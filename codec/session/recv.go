@@ -86,7 +86,7 @@ func (c *Conn) frame(h h2.Header, p []byte) *h2.ConnError {
 	case h2.Continuation:
 		return c.continuation(h, p)
 	}
-	return c.idleFrame(1) // unknown frames are ignored: section 4.1
+	return c.idleFrame(1 + float64(len(p)/costlyBytes)) // unknown frames are ignored: section 4.1
 }
 
 // streamError answers a fault on a stream that need not be in the table.
@@ -275,7 +275,7 @@ func (c *Conn) settings(h h2.Header, p []byte) *h2.ConnError {
 		return c.idleFrame(1)
 	}
 	if c.gotSettings {
-		if e := c.idleFrame(1); e != nil {
+		if e := c.idleFrame(1 + float64(len(p)/costlyBytes)); e != nil {
 			return e
 		}
 	}

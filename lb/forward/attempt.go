@@ -188,6 +188,9 @@ func (a *Attempt) consider(i int, ep *upstream.Endpoint, watched bool) {
 	a.rec.Consider(cand)
 }
 
+// Party implements upstream.Waiter: a client's connection.
+func (a *Attempt) Party() any { return a.c.d }
+
 // HandleConn implements upstream.Waiter.
 func (a *Attempt) HandleConn(conn *upstream.Conn, err error) {
 	if a.waitsAt == nil {

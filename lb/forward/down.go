@@ -28,7 +28,7 @@ type Down struct {
 	cfg      *session.Config
 	peer     string // host:port; "" until somebody asks
 	host     string // without the port; the same
-	onGone   func()
+	onGone   func(abused bool)
 	draining bool
 	final    shard.Timer
 	tick     shard.Timer
@@ -49,11 +49,12 @@ type Guest struct {
 	Address net.Addr    // where it comes from, if that is not Conn's address
 	Peer    *authn.Peer // what the handshake told; nil: nothing
 	First   []byte      // what has been read of it already
+	Wary    bool        // its address was cut off for abuse lately
 }
 
 // Accept makes a downstream connection of a socket; call its Serve in a goroutine of its own. budget bounds what the client
-// may make us hold, in bytes; onGone is called inside the shard at the end. Call it outside of the shard.
-func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone func()) *Down {
+// may make us hold, in bytes; onGone is called inside the shard at the end; abused: the client was cut off for it. Call it outside of the shard.
+func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone func(abused bool)) *Down {
 	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone, Known: g.Peer, from: g.Address}
 	if name := g.Peer.Name(); name != "" {
 		d.who = &authn.Principal{Kind: "certificate", Name: name}
@@ -64,6 +65,9 @@ func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone f
 	d.OnGone = d.gone
 	d.Budget.Total = &f.held
 	d.Sess.SetBudget(&d.Budget)
+	if g.Wary {
+		d.Sess.Wary()
+	}
 	d.tick.Do = d.look
 	f.shard.Timer.Set(&d.tick, f.shard.Now()+tickEvery)
 	d.final.Do = func() { d.Sess.FinalGoAway(); d.HandlePong([8]byte{}) }
@@ -76,7 +80,8 @@ func (d *Down) gone(error) {
 	d.f.shard.Timer.Clear(&d.final)
 	d.f.shard.Timer.Clear(&d.tick)
 	delete(d.f.conns, d)
-	d.onGone()
+	f := d.Sess.Failed()
+	d.onGone(f != nil && f.Code == h2.EnhanceYourCalm)
 }
 
 // CutAll ends every call under way with UNAVAILABLE and every downstream connection once that is said. Inside the shard.

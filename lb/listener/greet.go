@@ -118,6 +118,13 @@ func (l *Listener) proxied(g *guest, d *Door) error {
 	if from.IsValid() {
 		at = from.Addr().Unmap()
 	}
+	if known, room := l.offenders.known(party(at), time.Now()); known {
+		if !room {
+			return errors.New("connections of its address were cut off for abuse lately, and others of it wait already")
+		}
+		l.offenders.pause(l.ctx, party(at))
+		g.Wary = true
+	}
 	if !g.claim(at) {
 		l.counts.CrowdedAddress.Add(1)
 		return errors.New(crowded(g.set))

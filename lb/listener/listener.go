@@ -45,6 +45,7 @@ type Listener struct {
 	door       *atomic.Pointer[Door]
 	slots      transport.Slots
 	guard      guard
+	offenders  offenders
 	mu         sync.Mutex // held while a connection is handed over, so that Close comes before or after
 	conns      sync.WaitGroup
 	closed     atomic.Bool
@@ -130,18 +131,38 @@ func (l *Listener) take(nc net.Conn) {
 		l.turnAway(nc, door, crowded(set))
 		return
 	}
-	if door == nil {
+	wary := false
+	if !door.trusts(from) {
+		known, room := l.offenders.known(party(from), time.Now())
+		if !room {
+			g.leave()
+			l.turnAway(nc, door, "connections of your address were cut off for abuse of HTTP/2 lately, and others of it wait already: connect again later, once")
+			return
+		}
+		wary = known
+	}
+	if door == nil && !wary {
 		l.hand(g)
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
+		if wary {
+			l.offenders.leave(party(from))
+		}
 		g.leave()
 		_ = nc.Close()
 		return
 	}
 	l.conns.Go(func() {
+		if wary {
+			l.offenders.pause(l.ctx, party(from))
+			if g.Wary = true; door == nil {
+				l.hand(g)
+				return
+			}
+		}
 		if err := l.greet(g, door, from); err != nil {
 			l.log.Debug("a connection did not come to HTTP/2", "listener", l.l.Addr().String(), "client", from.String(), "error", err)
 			g.leave()
@@ -163,7 +184,17 @@ func (l *Listener) hand(g *guest) {
 	}
 	at := l.least()
 	l.load[at].Add(1)
-	d := l.forwarders[at].Accept(&g.Guest, &g.set.Session, g.set.Budget, func() { l.load[at].Add(-1); g.leave() })
+	from := addressOf(g.Conn.RemoteAddr())
+	if g.Address != nil {
+		from = addressOf(g.Address)
+	}
+	d := l.forwarders[at].Accept(&g.Guest, &g.set.Session, g.set.Budget, func(abused bool) {
+		l.load[at].Add(-1)
+		g.leave()
+		if abused && from.IsValid() {
+			l.offenders.note(party(from), time.Now())
+		}
+	})
 	l.conns.Go(d.Serve)
 }
 

@@ -22,6 +22,8 @@ const maxConns = 256
 type Waiter interface {
 	// HandleConn gives it one with a free place, to be used at once, or says why there will be none. Called inside of the shard.
 	HandleConn(c *Conn, err error)
+	// Party is whose it is: no party keeps others from waiting. Comparable.
+	Party() any
 }
 
 // errRemoved is the end of a connection to an endpoint that no generation has any more.
@@ -37,7 +39,10 @@ type Pool struct {
 	conns   []*Conn      // ready ones and such that wait for SETTINGS
 	dialing int
 	waiting []Waiter
-	redial  shard.Timer
+	// displaced are those that lost their places and will be told.
+	displaced []Waiter
+	tell      shard.Timer
+	redial    shard.Timer
 }
 
 // Reserve returns a connection on which a stream may be opened now; or (nil, nil): w is told later; or why not.
@@ -48,7 +53,7 @@ func (p *Pool) Reserve(w Waiter) (*Conn, error) {
 			return c, nil
 		}
 	}
-	if len(p.waiting) >= o.MaxPending {
+	if len(p.waiting) >= o.MaxPending && !p.displace(w.Party()) {
 		return nil, ErrPending
 	}
 	p.waiting = append(p.waiting, w)
@@ -56,10 +61,44 @@ func (p *Pool) Reserve(w Waiter) (*Conn, error) {
 	return nil, nil
 }
 
+// displace takes the last one of the party that has most waiting out, for one of another: who fills the queue keeps nobody else out of it.
+func (p *Pool) displace(by any) bool {
+	count, most := map[any]int{}, by
+	for _, w := range p.waiting {
+		at := w.Party()
+		if count[at]++; count[at] > count[most] {
+			most = at
+		}
+	}
+	if count[most] <= count[by]+1 {
+		return false
+	}
+	for i := len(p.waiting) - 1; i >= 0; i-- {
+		if w := p.waiting[i]; w.Party() == most {
+			p.waiting = slices.Delete(p.waiting, i, i+1)
+			p.displaced = append(p.displaced, w)
+			break
+		}
+	}
+	p.shard.Timer.Set(&p.tell, p.shard.Now()) // not amid the caller's work
+	return true
+}
+
+// tellDisplaced tells those that lost their places.
+func (p *Pool) tellDisplaced() {
+	for len(p.displaced) > 0 {
+		w := p.displaced[0]
+		p.displaced = p.displaced[1:]
+		w.HandleConn(nil, ErrPending)
+	}
+}
+
 // Cancel takes w out of the waiting ones.
 func (p *Pool) Cancel(w Waiter) {
-	if i := slices.Index(p.waiting, w); i >= 0 {
-		p.waiting = slices.Delete(p.waiting, i, i+1)
+	for _, list := range [...]*[]Waiter{&p.waiting, &p.displaced} {
+		if i := slices.Index(*list, w); i >= 0 {
+			*list = slices.Delete(*list, i, i+1)
+		}
 	}
 }
 
@@ -172,6 +211,7 @@ func (p *Pool) serve() {
 // retire: the endpoint is in no generation any more.
 func (p *Pool) retire() {
 	p.shard.Timer.Clear(&p.redial)
+	p.tellDisplaced()
 	for _, c := range slices.Clone(p.conns) {
 		switch {
 		case !c.Sess.Ready() && len(p.waiting) == 0:

@@ -91,7 +91,9 @@ func (r *Registry) Endpoint(cluster, address string, o *Options) *Endpoint {
 	}
 	e := &Endpoint{Endpoint: balance.NewEndpoint(address), Cluster: cluster, Host: outlier.NewHost(), Stats: r.tel.Endpoint(cluster, address), reg: r}
 	for _, s := range r.shards {
-		e.pools = append(e.pools, &Pool{ep: e, shard: s})
+		p := &Pool{ep: e, shard: s}
+		p.tell.Do = p.tellDisplaced
+		e.pools = append(e.pools, p)
 	}
 	e.opts.Store(o)
 	r.known[k] = e

@@ -23,12 +23,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // The stories of whole calls are in lb/forward; here is what a pool does by itself.
 
 type waiter struct {
-	conn *Conn
-	err  error
-	n    int
+	party any
+	conn  *Conn
+	err   error
+	n     int
 }
 
 func (w *waiter) HandleConn(c *Conn, err error) { w.conn, w.err, w.n = c, err, w.n+1 }
+func (w *waiter) Party() any                    { return w.party }
 
 func options() *Options {
 	return &Options{Session: session.Config{StreamWindow: 65535, MaxStreamWindow: 65535, ConnWindow: 1 << 20, MaxHeaderBytes: 4096, OutputMark: 65536},
@@ -156,5 +158,38 @@ func TestAPeerThatSendsNoSettingsIsGivenUpAfterTheConnectTimeout(t *testing.T) {
 		if w.n != 1 || w.err == nil || !e.Down() || e.Connections.Load() != 0 {
 			t.Errorf("told %d times (%v), down %v, %d connections", w.n, w.err, e.Down(), e.Connections.Load())
 		}
+	})
+}
+
+func TestWhoFillsTheQueueForAnEndpointKeepsNobodyElseOutOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, shards, end := registry(t, 1, func(ctx context.Context, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		defer end()
+		p := r.Endpoint("c", "a", options()).Pool(0) // of which three may wait
+		greedy := [4]waiter{{party: "greedy"}, {party: "greedy"}, {party: "greedy"}, {party: "greedy"}}
+		other := [2]waiter{{party: "other"}, {party: "other"}}
+		shards[0].Enter()
+		for i := range greedy {
+			if _, err := p.Reserve(&greedy[i]); (i == 3) != errors.Is(err, ErrPending) {
+				t.Errorf("greedy %d: %v", i, err)
+			}
+		}
+		if _, err := p.Reserve(&other[0]); err != nil {
+			t.Errorf("the other found no place: %v", err)
+		}
+		if _, err := p.Reserve(&other[1]); !errors.Is(err, ErrPending) {
+			t.Errorf("the other has more than its share: %v", err)
+		}
+		shards[0].Leave()
+		time.Sleep(time.Second)
+		shards[0].Lock()
+		if greedy[2].n != 1 || !errors.Is(greedy[2].err, ErrPending) || greedy[0].n+greedy[1].n+other[0].n != 0 {
+			t.Errorf("told: %v, %v", greedy, other)
+		}
+		shards[0].Unlock()
+		time.Sleep(6 * time.Second)
 	})
 }
