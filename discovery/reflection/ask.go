@@ -82,7 +82,9 @@ func (a *Asker) AskIn(ctx context.Context, cluster, address string) (*Result, er
 	}
 	dial := a.Dial
 	if dial == nil && a.Secure != nil {
-		dial = func(ctx context.Context, address string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", address) }
+		dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
 	}
 	if dial != nil {
 		options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
