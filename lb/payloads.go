@@ -20,7 +20,7 @@ func (c *compiler) payloadOf(p *payloads) func(t *forward.Target, service, metho
 		out := &forward.Payload{MaxRequestMessage: r.MaxRequestMessage, MaxResponseMessage: r.MaxResponseMessage, MaxRequest: r.MaxRequest, MaxResponse: r.MaxResponse,
 			MaxInspected: r.MaxInspected, Why: r.Why, Users: &p.users}
 		if r.Judges {
-			out.Judge = r.Judge
+			out.Judge, out.TooLarge = r.Judge, r.TooLarge
 		}
 		return out
 	}

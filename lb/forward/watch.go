@@ -23,8 +23,11 @@ type Payload struct {
 	Judge func(m *inspect.Message, then func(*inspect.Verdict))
 	// Users counts the calls whose messages Judge may still be shown; nil: nobody wants to know.
 	Users        *sync.WaitGroup
-	MaxInspected int64  // the longest message that is shown
-	Why          string // the rule's place in the configuration: "payload[0]"
+	MaxInspected int64 // the longest message that is shown
+	// TooLarge is what becomes of a longer one, number index of its call: it goes on unseen if that is not a refusal, as where rules are in
+	// shadow. nil: it is refused.
+	TooLarge func(method string, index int) *inspect.Verdict
+	Why      string // the rule's place in the configuration: "payload[0]"
 }
 
 // watch holds the request messages of a call back until each was judged. Guarded by the shard.
@@ -38,6 +41,7 @@ type watch struct {
 	end    bool   // the client has ended its side
 	passed int64  // bytes that went on
 	n      int    // messages judged
+	skip   int    // bytes still to come of a message that goes on unseen
 }
 
 // messagePrefix is the length of what stands before each message: a flag and a length (gRPC over HTTP/2, Length-Prefixed-Message).
@@ -74,6 +78,10 @@ func (w *watch) step() {
 	if !w.open || w.busy || c.complete || c.down == nil {
 		return
 	}
+	if w.skip > 0 {
+		w.unseen()
+		return
+	}
 	size := -1
 	if len(w.buf) >= messagePrefix {
 		if w.buf[0] > 1 {
@@ -82,6 +90,12 @@ func (w *watch) step() {
 		}
 		size = int(binary.BigEndian.Uint32(w.buf[1:]))
 		if int64(size) > w.p.MaxInspected {
+			if w.passes(w.n + 1) {
+				w.n++
+				w.skip = messagePrefix + size
+				w.unseen()
+				return
+			}
 			w.refuse(grpc.ResourceExhausted, "MESSAGE_TOO_LARGE_TO_INSPECT", fmt.Sprintf("request message %d has %d bytes, and messages of this method are inspected, up to %d bytes (%s.maxInspectedBytes): send smaller messages",
 				w.n+1, size, w.p.MaxInspected, w.p.Why))
 			return
@@ -106,6 +120,28 @@ func (w *watch) ask() {
 	if held := w.passed + int64(len(w.buf)); w.open && !w.busy && !c.complete && w.passed <= c.credit && held > c.credit {
 		c.creditDown(held - c.credit)
 	}
+}
+
+// passes tells whether a message that is too large to be judged goes on all the same, and notes what is said of it.
+func (w *watch) passes(index int) bool {
+	if w.p.TooLarge == nil {
+		return false
+	}
+	v := w.p.TooLarge(w.c.rules.Full, index)
+	if v.Refused {
+		return false
+	}
+	for _, n := range v.Notes {
+		w.c.noteGate(decision.NotePayload, n)
+	}
+	return true
+}
+
+// unseen lets what there is of such a message go on.
+func (w *watch) unseen() {
+	n := min(w.skip, len(w.buf))
+	w.skip -= n
+	w.letGo(n)
 }
 
 func (w *watch) judge(size int) {
@@ -141,15 +177,27 @@ func (w *watch) judged(size int, v *inspect.Verdict) {
 		w.refuse(v.Status, v.Reason, v.Message)
 		return
 	}
-	n := messagePrefix + size
-	w.pass(n, w.end && len(w.buf) == n)
+	w.letGo(messagePrefix + size)
+}
+
+// letGo lets the first n bytes go on, and the call with them, and looks at what comes next.
+func (w *watch) letGo(n int) {
+	c := w.c
+	if n > 0 {
+		w.pass(n, w.end && len(w.buf) == n)
+	}
 	if c.watch != w || c.complete || c.down == nil {
 		return
 	}
 	if w.hold {
 		w.release()
 	}
-	w.step()
+	switch {
+	case w.skip == 0:
+		w.step()
+	case w.end:
+		w.release() // cut off: the endpoint finds out
+	}
 }
 
 // release lets the call go on to an endpoint.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/gate"
 	"github.com/trunkline/trunkline/lb/inspect"
 	"github.com/trunkline/trunkline/policy/authn"
 )
@@ -220,6 +221,35 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 			c.expect("HEADERS 1 :status=200 grpc-status=8 *(payload[0].maxInspectedBytes)* END", "RST 1 NO_ERROR")
 		})
 	})
+}
+
+func TestAMessageTooLargeToBeJudgedGoesOnUnseenWhereNothingWouldBeRefused(t *testing.T) {
+	for _, unary := range []bool{true, false} {
+		watched(t, unary, func(t *testing.T, r *rig, j *judge) {
+			asked := 0
+			r.payload.MaxInspected = 10
+			r.payload.TooLarge = func(method string, index int) *inspect.Verdict {
+				asked++
+				if method != "s.S/M" || index != 1 {
+					t.Errorf("asked about message %d of %s", index, method)
+				}
+				return &inspect.Verdict{Notes: []gate.Note{{Name: "payload[0].validate", Text: "is larger", Refused: true, Shadow: true}}}
+			}
+			large, small := msg(strings.Repeat("x", 30)), msg("a")
+			c := r.client()
+			c.call(1, false)
+			c.data(1, large[:20], false)
+			c.data(1, large[20:]+small, true)
+			j.fair(0)
+			one := r.end("one", 0)
+			one.expect("HEADERS 1 :path=/s.S/M", "DATA 1 (35)", "DATA 1 "+small+" END")
+			if asked != 1 || len(j.seen) != 1 {
+				t.Errorf("asked %d times, and the judge saw %q", asked, j.seen)
+			}
+			one.ok(1)
+			c.expect("HEADERS 1 :status=200", "DATA 1 yes", "HEADERS 1 grpc-status=0 END")
+		})
+	}
 }
 
 func TestAClientThatGoesWhileItsMessageIsJudgedLeavesNothing(t *testing.T) {
