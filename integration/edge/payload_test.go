@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -39,7 +40,7 @@ payload:
   - { methods: [ grpc.testing.TestService/UnaryCall ], maxRequestMessageBytes: 1000, maxResponseMessageBytes: 2000 }
   - { methods: [ grpc.testing.TestService/StreamingInputCall ], maxRequestBytes: 3000 }
   - { methods: [ grpc.testing.TestService/StreamingOutputCall ], maxResponseBytes: 3000 }
-  - { methods: [ grpc.testing.TestService/EmptyCall ], validate: { refuseUnknownFields: true, shadow: true } }
+  - { methods: [ grpc.testing.TestService/EmptyCall ], validate: { refuseUnknownFields: true, shadow: true }, maxInspectedBytes: 1000 }
 `, o.address, b.Addr))
 	cc := harness.Dial(t, tr.Listen)
 	harness.Eventually(t, limit, "both services to be routed", func() bool {
@@ -124,13 +125,17 @@ payload:
 				t.Fatalf("message %d came as number %d", got, i+1)
 			}
 		}
-		if err := s.RecvMsg(dynamicpb.NewMessage(o.order)); err != io.EOF {
+		if err := s.RecvMsg(dynamicpb.NewMessage(o.order)); !errors.Is(err, io.EOF) {
 			t.Error(err)
 		}
 	})
 	t.Run("a rule in shadow refuses nothing", func(t *testing.T) {
 		m := &testpb.Empty{}
 		m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 7))
+		if _, err := testpb.NewTestServiceClient(cc).EmptyCall(harness.Context(t, limit), m); err != nil {
+			t.Error(err)
+		}
+		m.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 99, protowire.BytesType), make([]byte, 2<<20))) // nor one too large to inspect
 		if _, err := testpb.NewTestServiceClient(cc).EmptyCall(harness.Context(t, limit), m); err != nil {
 			t.Error(err)
 		}

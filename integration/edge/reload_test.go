@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -56,7 +57,7 @@ payload: [ %s ]
 		return s
 	}
 	exchange := func(s grpc.ClientStream, m any) error {
-		if err := s.SendMsg(m); err != nil && err != io.EOF {
+		if err := s.SendMsg(m); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		return s.RecvMsg(dynamicpb.NewMessage(o.order))
@@ -134,7 +135,7 @@ payload: [ %s ]
 			t.Error(err)
 		}
 		_ = unjudged.CloseSend()
-		if err := unjudged.RecvMsg(dynamicpb.NewMessage(o.order)); err != io.EOF {
+		if err := unjudged.RecvMsg(dynamicpb.NewMessage(o.order)); !errors.Is(err, io.EOF) {
 			t.Error(err)
 		}
 	})
