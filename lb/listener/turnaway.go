@@ -14,7 +14,7 @@ import (
 // How many connections are told at once why they are turned away, and for how long: in a flood the others are just closed. Within the first
 // part of that a client is to ask for something: gRPC's users read statuses, not GOAWAYs.
 const (
-	maxTold = 64
+	maxTold = 16
 	tellFor = time.Second
 	askFor  = 500 * time.Millisecond
 	tellTo  = 64 << 10 // bytes that are read of a client that is turned away
