@@ -171,7 +171,7 @@ func connectionAttacks() []attack {
 	atMost := func(most int) func(*testing.T, *seen) {
 		return func(t *testing.T, s *seen) {
 			// Who is turned away is told so in HTTP/2, SETTINGS first: for a moment it counts here.
-			if s.Welcome > most+most/4 {
+			if s.Welcome > 2*most {
 				t.Errorf("%d connections of the attacker's were open at once, want about %d", s.Welcome, most)
 			}
 			if s.Welcome < most/2 {
