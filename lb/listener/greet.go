@@ -127,6 +127,10 @@ func (l *Listener) proxied(g *guest, d *Door) error {
 	}
 	if !g.claim(at) {
 		l.counts.CrowdedAddress.Add(1)
+		if d.readable() && l.guard.tell() {
+			sayWhy(g.Conn, rest, crowded(g.set))
+			l.guard.told()
+		}
 		return errors.New(crowded(g.set))
 	}
 	return nil

@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"strconv"
@@ -22,30 +23,36 @@ const (
 
 // turnAway closes a connection that is too many, and says why where its client may read that.
 func (l *Listener) turnAway(nc net.Conn, d *Door, why string) {
-	if d != nil && d.TLS != nil && !d.Plaintext || !l.guard.tell() {
+	if !d.readable() || !l.guard.tell() {
 		_ = nc.Close()
 		return
 	}
 	go func() {
-		defer func() {
-			_ = nc.Close()
-			l.guard.told()
-		}()
-		now := time.Now()
-		_ = nc.SetWriteDeadline(now.Add(tellFor))
-		_ = nc.SetReadDeadline(now.Add(askFor))
-		if _, err := nc.Write(h2.AppendSettings(nil)); err != nil {
-			return
-		}
-		id, err := firstCall(io.LimitReader(nc, tellTo))
-		if err != nil && !isTimeout(err) {
-			return
-		}
-		_ = nc.SetReadDeadline(now.Add(tellFor))
-		if _, err := nc.Write(h2.AppendGoAway(refusal(id, why), id, h2.EnhanceYourCalm, why)); err == nil {
-			linger(nc)
-		}
+		defer l.guard.told()
+		sayWhy(nc, nil, why)
+		_ = nc.Close()
 	}()
+}
+
+// readable tells whether a client can read what is said before its greeting, or right after its PROXY header.
+func (d *Door) readable() bool { return d == nil || d.TLS == nil || d.Plaintext }
+
+// sayWhy answers the first call of a client that is turned away, and tells it to go. first is what was read of it already.
+func sayWhy(nc net.Conn, first []byte, why string) {
+	now := time.Now()
+	_ = nc.SetWriteDeadline(now.Add(tellFor))
+	_ = nc.SetReadDeadline(now.Add(askFor))
+	if _, err := nc.Write(h2.AppendSettings(nil)); err != nil {
+		return
+	}
+	id, err := firstCall(io.LimitReader(io.MultiReader(bytes.NewReader(first), nc), tellTo))
+	if err != nil && !isTimeout(err) {
+		return
+	}
+	_ = nc.SetReadDeadline(now.Add(tellFor))
+	if _, err := nc.Write(h2.AppendGoAway(refusal(id, why), id, h2.EnhanceYourCalm, why)); err == nil {
+		linger(nc)
+	}
 }
 
 func isTimeout(err error) bool {

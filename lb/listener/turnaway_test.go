@@ -2,6 +2,7 @@ package listener
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -22,7 +23,7 @@ func turned(t *testing.T, nc net.Conn) (fields map[string]string, last uint32, w
 	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	for {
 		f, err := fr.ReadFrame()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return fields, last, why
 		}
 		if err != nil {
