@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -146,8 +147,7 @@ func (c *Call) placeAt(p picked, kind decision.Kind) bool {
 		if kind == decision.Hedge && c.live > 0 {
 			return false
 		}
-		c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "PENDING_OVERFLOW",
-			message: "cluster " + t.Cluster + ", endpoint " + p.ep.Address + ": " + err.Error()})
+		c.pendingOverflow(a, err)
 		return false
 	case conn == nil:
 		a.waitsAt = pool
@@ -157,6 +157,12 @@ func (c *Call) placeAt(p picked, kind decision.Kind) bool {
 		a.send(conn)
 	}
 	return true
+}
+
+// pendingOverflow refuses a call for which there was no place among those that wait for a connection.
+func (c *Call) pendingOverflow(a *Attempt, err error) {
+	c.refuse(refusal{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, reason: "PENDING_OVERFLOW",
+		message: "cluster " + c.e.target.Cluster + ", endpoint " + a.at.Address + ": " + err.Error()})
 }
 
 // see notes the candidates of the pick that was just made, the picked one last.
@@ -208,6 +214,14 @@ func (a *Attempt) HandleConn(conn *upstream.Conn, err error) {
 		return
 	}
 	c.live--
+	if errors.Is(err, upstream.ErrPending) {
+		// It lost its place to a client that has fewer; there is none for it elsewhere.
+		a.over(ending{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamOverflow, evidence: retry.NeverSent})
+		if c.live == 0 {
+			c.pendingOverflow(a, err)
+		}
+		return
+	}
 	a.failed(failure{status: grpc.Unavailable, outcome: telemetry.OutcomeUpstreamConnectFailure, evidence: retry.NeverSent,
 		reason: "UPSTREAM_CONNECT_FAILURE", message: err.Error()})
 }

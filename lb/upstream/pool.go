@@ -61,8 +61,18 @@ func (p *Pool) Reserve(w Waiter) (*Conn, error) {
 	return nil, nil
 }
 
-// displace takes the last one of the party that has most waiting out, for one of another: who fills the queue keeps nobody else out of it.
+// displace takes the last one of the party that has most waiting out, for one of a party that has few: who fills the queue keeps nobody else
+// out of it.
 func (p *Pool) displace(by any) bool {
+	mine, few := 0, max(1, p.ep.opts.Load().MaxPending/8)
+	for _, w := range p.waiting {
+		if w.Party() == by {
+			mine++
+		}
+	}
+	if mine >= few {
+		return false // else those who have many would drive each other out for ever
+	}
 	count, most := map[any]int{}, by
 	for _, w := range p.waiting {
 		at := w.Party()
