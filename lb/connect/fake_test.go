@@ -117,6 +117,7 @@ type fakeAgent struct {
 	conns     []net.Conn
 	accept    chan net.Conn
 	release   chan struct{} // closed to let go of what hangs
+	gone      chan struct{} // closed when nobody accepts any more
 }
 
 // story is one test's world.
@@ -137,7 +138,7 @@ func tell(t *testing.T, script func(s *story)) {
 		s.agent = &fakeAgent{
 			index: 10, leaf: s.authority.leaf(t, 1, spiffe("trunkline"), 72*time.Hour), roots: rootList(s.authority), allow: map[string]string{},
 			changed: make(chan struct{}), trouble: map[string]int{}, asked: map[string]int{}, indexes: map[string][]string{},
-			accept: make(chan net.Conn), release: make(chan struct{}),
+			accept: make(chan net.Conn), release: make(chan struct{}), gone: make(chan struct{}),
 		}
 		server := &http.Server{Handler: s.agent}
 		served := make(chan struct{})
@@ -149,6 +150,7 @@ func tell(t *testing.T, script func(s *story)) {
 			close(s.agent.release)
 			server.Close()
 			<-served
+			close(s.agent.gone)
 		}()
 		script(s)
 	})
@@ -227,6 +229,8 @@ func (f *fakeAgent) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	select {
 	case f.accept <- server:
 		return client, nil
+	case <-f.gone: // nobody accepts any more, and a request that began as late as this is not cancelled
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
