@@ -56,6 +56,12 @@ func (d *Decoder) Decode(dst []*Field, block []byte) ([]*Field, error) {
 		var f *Field
 		b := block[p]
 		switch {
+		case tooLarge && b&0xc0 != 0x40:
+			// Only what the table is told matters now: a block that is refused shall cost little.
+			if p, err = d.skip(block, p); err != nil {
+				return dst, err
+			}
+			continue
 		case b >= 0x80: // 6.1 indexed
 			idx := uint32(b & 0x7f)
 			p++
@@ -98,6 +104,38 @@ func (d *Decoder) Decode(dst []*Field, block []byte) ([]*Field, error) {
 		return dst, ErrListTooLarge
 	}
 	return dst, nil
+}
+
+// skip reads over a field that leaves the dynamic table as it is, with all checks that do not need the field itself.
+func (d *Decoder) skip(block []byte, p int) (_ int, err error) {
+	b, n := block[p], uint(4)
+	switch {
+	case b >= 0x80:
+		n = 7
+	case b >= 0x20:
+		return p, errSizeLate
+	}
+	mask := byte(1)<<n - 1
+	idx := uint32(b & mask)
+	p++
+	if byte(idx) == mask {
+		if idx, p, err = readInt(block, p-1, n); err != nil {
+			return p, err
+		}
+	}
+	literal := b < 0x80
+	switch {
+	case idx == 0 && literal:
+		if _, p, err = d.str(block, p); err != nil {
+			return p, err
+		}
+	case d.at(idx) == nil:
+		return p, errIndex
+	}
+	if literal {
+		_, p, err = d.str(block, p)
+	}
+	return p, err
 }
 
 // sizeUpdates reads the table size updates (6.3) that a block may start with: two at most, since 4.2 has the

@@ -41,16 +41,18 @@ type Call struct {
 	live     int        // attempts that have a stream or wait for one
 	credit   int64      // bytes of request data for which the client got its window back: never twice for one byte
 
-	started   bool   // response headers went down
-	complete  bool   // the upstream's last word came
-	canRepeat bool   // a policy may ask for another attempt, so the response is held until it is judged
-	noHedge   bool   // a fatal status or pushback forbade further hedges
-	asking    bool   // somebody is being asked about the call
-	askedFor  string // which phase that is, for people
-	permits   uint8
-	previous  int    // grpc-previous-rpc-attempts of the caller
-	pushedAt  int    // attempts when a pushback was last obeyed: the backoff begins anew from there (gRFC A6)
-	ticket    uint64 // tells this life of the object from earlier ones, for answers that come late
+	started    bool   // response headers went down
+	complete   bool   // the upstream's last word came
+	canRepeat  bool   // a policy may ask for another attempt, so the response is held until it is judged
+	noHedge    bool   // a fatal status or pushback forbade further hedges
+	fresh      bool   // it waits for the end of the round in which it came
+	unanswered bool   // it is counted in the client's unanswered calls
+	asking     bool   // somebody is being asked about the call
+	askedFor   string // which phase that is, for people
+	permits    uint8
+	previous   int    // grpc-previous-rpc-attempts of the caller
+	pushedAt   int    // attempts when a pushback was last obeyed: the backoff begins anew from there (gRFC A6)
+	ticket     uint64 // tells this life of the object from earlier ones, for answers that come late
 
 	// Times of things to come; 0: none. One timer rings for the earliest (see alarm.go).
 	timer    shard.Timer
@@ -63,8 +65,8 @@ type Call struct {
 	holdAt   int64 // a held response goes down as it is
 	queueEnd int64 // the end of patience in the queue
 
-	queue        *queue // in which it waits for a place; nil: none
-	qprev, qnext *Call
+	queue        *queue      // in which it waits for a place; nil: none
+	qprev, qnext *Call       // in queue, or in the client's fresh ones
 	newest       *Generation // that it has looked at in the queue
 	queuedAt     int64
 
@@ -175,20 +177,21 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	f.cur = c
 	c.trace = f.tel.StartTrace(traceparent, f.lookupField, f.shard.Rand())
 	if c.e == nil || c.clock(&said) {
-		c.knock()
+		c.later()
 	}
 }
 
-// waiting says whether the call has no attempt at the moment but will have one: in a backoff, in a queue, or while somebody is
+// waiting says whether the call has no attempt at the moment but will have one: because it is fresh, in a backoff, in a queue, or while somebody is
 // asked.
 func (c *Call) waiting() bool {
-	return c.retryAt != 0 || c.queue != nil || c.asking || c.hedgeAt != 0 && c.live == 0
+	return c.fresh || c.retryAt != 0 || c.queue != nil || c.asking || c.hedgeAt != 0 && c.live == 0
 }
 
 // stopWaiting: there will be no attempt any more.
 func (c *Call) stopWaiting() {
 	c.retryAt, c.hedgeAt, c.holdAt = 0, 0, 0
 	c.asking = false
+	c.notFresh()
 	c.leaveQueue()
 }
 
@@ -272,6 +275,7 @@ func (c *Call) settle() {
 	}
 	c.stopWaiting()
 	c.dropWatch()
+	c.wasAnswered(false)
 	f := c.f
 	f.shard.Timer.Clear(&c.timer)
 	c.prev.next, c.next.prev = c.next, c.prev

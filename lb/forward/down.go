@@ -30,6 +30,7 @@ type Down struct {
 	host     string // without the port; the same
 	onGone   func(abused bool)
 	draining bool
+	fresh    fresh
 	final    shard.Timer
 	tick     shard.Timer
 }
@@ -65,7 +66,9 @@ func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone f
 	d.OnGone = d.gone
 	d.Budget.Total = &f.held
 	d.Sess.SetBudget(&d.Budget)
+	d.fresh.most, d.fresh.more.Do = startCalls, d.moreFresh
 	if g.Wary {
+		d.fresh.most = waryCalls
 		d.Sess.Wary()
 	}
 	d.tick.Do = d.look
@@ -79,6 +82,7 @@ func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone f
 func (d *Down) gone(error) {
 	d.f.shard.Timer.Clear(&d.final)
 	d.f.shard.Timer.Clear(&d.tick)
+	d.f.shard.Timer.Clear(&d.fresh.more)
 	delete(d.f.conns, d)
 	f := d.Sess.Failed()
 	d.onGone(f != nil && f.Code == h2.EnhanceYourCalm)

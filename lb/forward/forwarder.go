@@ -29,6 +29,7 @@ type Forwarder struct {
 	free         []*Call
 	freeAttempts []*Attempt
 	done         []*Call        // finished in this batch
+	fresh        []*Down        // clients that have fresh calls, each once
 	scratch      []*hpack.Field // the block that is being put together
 	made         []*hpack.Field // fields in scratch that we interned for it
 	conns        map[*Down]struct{}
@@ -114,7 +115,7 @@ func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemet
 	}
 	f.statusOK = s.Env.Interner.Intern(":status", "200")
 	f.contentType = s.Env.Interner.Intern("content-type", "application/grpc")
-	s.AfterFlush = f.afterFlush
+	s.BeforeFlush, s.AfterFlush = f.beginFresh, f.afterFlush
 	return f
 }
 

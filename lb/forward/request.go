@@ -101,6 +101,12 @@ func (c *Call) body(p []byte, end bool) {
 
 // onward takes request data that may go on: p is borrowed.
 func (c *Call) onward(p []byte, end bool) {
+	if c.fresh && len(p) >= largeBody {
+		if c.beginNow(); c.down == nil || c.complete {
+			c.ended = c.ended || end
+			return
+		}
+	}
 	c.ended = c.ended || end
 	if !c.noReplay {
 		c.keep(p)

@@ -49,6 +49,7 @@ type peer struct {
 	fr   *http2.Framer // written under wmu, read by the reader
 	enc  *hpack.Encoder
 	ebuf bytes.Buffer
+	out  joint
 
 	mu      sync.Mutex
 	log     []string          // what came since the last expect
@@ -59,9 +60,37 @@ type peer struct {
 	trouble error
 }
 
+// joint is a writer that may keep what it is given, to write it at once.
+type joint struct {
+	to   io.Writer
+	kept *bytes.Buffer // nil: nothing is kept
+}
+
+func (j *joint) Write(p []byte) (int, error) {
+	if j.kept != nil {
+		return j.kept.Write(p)
+	}
+	return j.to.Write(p)
+}
+
+// atOnce writes the frames that f writes in one piece.
+func (p *peer) atOnce(f func()) {
+	p.wmu.Lock()
+	p.out.kept = new(bytes.Buffer)
+	p.wmu.Unlock()
+	f()
+	p.do(func() error {
+		all := p.out.kept.Bytes()
+		p.out.kept = nil
+		_, err := p.out.to.Write(all)
+		return err
+	})
+}
+
 func newPeer(r *rig, name string, nc net.Conn, client bool, settings ...http2.Setting) *peer {
 	p := &peer{rig: r, name: name, nc: nc, client: client, credit: map[uint32]uint64{}}
-	p.fr = http2.NewFramer(nc, nc)
+	p.fr = http2.NewFramer(&p.out, nc)
+	p.out.to = nc
 	p.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	p.fr.MaxHeaderListSize = 1 << 20
 	p.enc = hpack.NewEncoder(&p.ebuf)
@@ -446,6 +475,9 @@ func (r *rig) quiet() {
 		r.f.EachDown(func(d *Down) {
 			if d.Budget.Held != 0 || d.Budget.Granted != 0 {
 				r.t.Errorf("a client's budget: %d held, %d granted", d.Budget.Held, d.Budget.Granted)
+			}
+			if q := &d.fresh; q.first != nil || q.last != nil || q.listed || q.unanswered != 0 {
+				r.t.Errorf("a client's fresh calls: %+v", *q)
 			}
 		})
 		for _, e := range r.eps {

@@ -33,6 +33,8 @@ type Shard struct {
 
 	Env   session.Env
 	Timer Wheel
+	// BeforeFlush is called before a flush when Due was called since the last one.
+	BeforeFlush func()
 	// AfterFlush is called after a flush when Timed was called since the last one, with the time of the flush's end.
 	AfterFlush func(now int64)
 
@@ -42,6 +44,8 @@ type Shard struct {
 	batches int // read batches in this round
 	paying  int // how well it has paid lately to wait for others before a flush
 	timed   bool
+	due     bool
+	again   bool // somebody comes to flush once more
 	flushed [spans]int64
 	rnd     *rand.PCG
 	read    []byte
@@ -81,7 +85,7 @@ func (s *Shard) Leave() {
 // few large ones of many small ones. Where nobody else is ready it costs nothing: it is tried only where it paid lately,
 // and now and then.
 func (s *Shard) LeaveBatch() {
-	if len(s.Env.Dirty) == 0 || s.paying == 0 && s.round%probe != 0 {
+	if len(s.Env.Dirty) == 0 && !s.due || s.paying == 0 && s.round%probe != 0 {
 		s.Leave()
 		return
 	}
@@ -103,6 +107,10 @@ const (
 
 // flush writes what every dirty connection has to say, and ends the round.
 func (s *Shard) flush() {
+	if s.due {
+		s.due = false
+		s.BeforeFlush()
+	}
 	for i := 0; i < len(s.Env.Dirty); i++ { // flushing one may dirty another
 		s.Env.Dirty[i].Flush()
 	}
@@ -143,6 +151,23 @@ func (s *Shard) Round() uint64 { return s.round }
 
 // Timed asks for AfterFlush at the end of this round, and for its time to be kept.
 func (s *Shard) Timed() { s.timed = true }
+
+// Due asks for BeforeFlush at the end of this round.
+func (s *Shard) Due() { s.due = true }
+
+// Again asks for BeforeFlush in a further round, soon, once others who wait for the shard have had it. For BeforeFlush.
+func (s *Shard) Again() {
+	if s.again {
+		return
+	}
+	s.again = true
+	go func() {
+		runtime.Gosched() // a new goroutine would run before those that are ready
+		s.Enter()
+		s.again, s.due = false, true
+		s.Leave()
+	}()
+}
 
 // FlushedAt is when round r was flushed; 0 if it was not timed or is long forgotten.
 func (s *Shard) FlushedAt(r uint64) int64 {

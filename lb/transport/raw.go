@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 )
 
 // raw is a kernel socket, used through its file descriptor: Go's poller tells when to try, we read and write without
@@ -57,8 +58,12 @@ func newRaw(nc net.Conn) *raw {
 	return r
 }
 
-// turns is how many full chunks one connection may bring before others get the processor.
-const turns = 4
+// turns is how many full chunks one connection may bring before others get the processor, and turnTime after how long of that
+// they do in any case: there are chunks that cost a hundred times what others do.
+const (
+	turns    = 4
+	turnTime = int64(500 * time.Microsecond)
+)
 
 func (r *raw) read(c *Conn) error { return r.each(func() (bool, error) { return r.turn(c) }) }
 
@@ -81,6 +86,7 @@ func (r *raw) each(turn func() (done bool, err error)) error {
 // turn reads until nothing is left (done is false: wait) or the connection had its turns, or is over (err says why).
 func (r *raw) turn(c *Conn) (done bool, err error) {
 	// To EAGAIN: waiting after a short read could miss a FIN that came with the data.
+	began := int64(0)
 	for range turns {
 		c.Shard.Lock()
 		if c.gone {
@@ -94,11 +100,23 @@ func (r *raw) turn(c *Conn) (done bool, err error) {
 			c.Shard.Unlock()
 			return err != nil, err
 		}
-		c.Shard.Tick()
+		late := c.tooLong(&began)
 		c.feed(chunk[:k+n])
 		c.Shard.LeaveBatch()
+		if late {
+			break
+		}
 	}
 	return true, nil
+}
+
+// tooLong begins a batch, and says whether it is to be the last of the connection's turn, which began then.
+func (c *Conn) tooLong(began *int64) bool {
+	c.Shard.Tick()
+	if *began == 0 {
+		*began = c.Shard.Now()
+	}
+	return c.Shard.Now()-*began > turnTime
 }
 
 // take reads what is there: nothing and no error if that is nothing.

@@ -38,6 +38,7 @@ func (s *sealed) read(c *Conn) error { return s.each(func() (bool, error) { retu
 
 // turn is raw's, with decryption between the socket and the session.
 func (s *sealed) turn(c *Conn) (done bool, err error) {
+	began := int64(0)
 	for range turns {
 		c.Shard.Lock()
 		if c.gone {
@@ -54,12 +55,15 @@ func (s *sealed) turn(c *Conn) (done bool, err error) {
 			s.wire.in = p[:n]
 		}
 		s.fresh = false
-		c.Shard.Tick()
+		late := c.tooLong(&began)
 		err = s.unseal(c)
 		s.wire.in = nil
 		c.Shard.LeaveBatch()
 		if err != nil {
 			return true, err
+		}
+		if late {
+			break
 		}
 	}
 	return true, nil

@@ -1,0 +1,162 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/trunkline/trunkline/lb/shard"
+)
+
+// A call that came is fresh until the end of its round: whatever else its client has said by then is known before anybody is asked
+// about the call, or an endpoint picked. A call that is given up, or broken, in the batch that began it reaches no endpoint (rapid
+// reset, CVE-2023-44487, and its kin).
+//
+// Clients take turns: one that begins many calls at once keeps nobody else's waiting. And they start slowly: of a connection's first
+// calls only so many are begun before any was answered; each answer makes that one more, and so does time. An endpoint that all
+// clients share is not to be flooded by one of whom nothing is known yet, and which may be cut off in a moment.
+
+// turn is how many of its fresh calls a client may begin before others have theirs.
+const turn = 64
+
+// A connection may have startCalls calls that wait for their first answer, wary one that was accepted so; startMore more after each
+// startWait while fresh ones wait for that: a thousand calls at once, none of which is answered soon, begin within 140 ms.
+const (
+	startCalls = 100
+	waryCalls  = 10
+	startMore  = 64
+	startWait  = int64(10 * time.Millisecond)
+)
+
+// largeBody is how much request data in one frame has a fresh call begin at once: copying it would cost more than a look at what
+// comes after it is worth. In bytes.
+const largeBody = 2 << 10
+
+// fresh is the calls of a client that came and have not begun, in their order. Guarded by the shard.
+type fresh struct {
+	first, last *Call
+	listed      bool   // the client stands in Forwarder.fresh
+	round       uint64 // in which it began calls last
+	begun       int    // how many, in that round
+	unanswered  int    // calls that began and had no answer yet
+	most        int    // how many of them there may be
+	more        shard.Timer
+}
+
+// later has the call begin at the end of the round.
+func (c *Call) later() {
+	d := c.d
+	q := &d.fresh
+	c.fresh = true
+	if c.qprev = q.last; q.last != nil {
+		q.last.qnext = c
+	} else {
+		q.first = c
+	}
+	q.last = c
+	d.list()
+}
+
+// list has the client's fresh calls looked at in the end of the round.
+func (d *Down) list() {
+	if !d.fresh.listed {
+		d.fresh.listed = true
+		d.f.fresh = append(d.f.fresh, d)
+	}
+	d.f.shard.Due()
+}
+
+// notFresh takes the call out of its client's list, if it is there.
+func (c *Call) notFresh() {
+	if !c.fresh {
+		return
+	}
+	q := &c.d.fresh
+	c.fresh = false
+	if c.qprev != nil {
+		c.qprev.qnext = c.qnext
+	} else {
+		q.first = c.qnext
+	}
+	if c.qnext != nil {
+		c.qnext.qprev = c.qprev
+	} else {
+		q.last = c.qprev
+	}
+	c.qprev, c.qnext = nil, nil
+}
+
+// beginNow begins a fresh call that brings much at once, if it is its client's only one.
+func (c *Call) beginNow() {
+	if q := &c.d.fresh; q.first != c || q.last != c || q.unanswered >= q.most || !c.d.mayBegin() {
+		return
+	}
+	c.begin()
+}
+
+// mayBegin takes one of the client's begins in this round.
+func (d *Down) mayBegin() bool {
+	q := &d.fresh
+	if round := d.f.shard.Round(); q.round != round {
+		q.round, q.begun = round, 0
+	}
+	q.begun++
+	return q.begun <= turn
+}
+
+// begin goes on with a fresh call.
+func (c *Call) begin() {
+	c.notFresh()
+	c.unanswered = true
+	c.d.fresh.unanswered++
+	c.f.shard.Timed()
+	c.knock()
+}
+
+// wasAnswered counts a call that has its first answer, or (not by an endpoint) its end.
+func (c *Call) wasAnswered(byEndpoint bool) {
+	if !c.unanswered {
+		return
+	}
+	c.unanswered = false
+	q := &c.d.fresh
+	q.unanswered--
+	if byEndpoint {
+		q.most++
+	}
+	if q.first != nil {
+		c.d.list()
+	}
+}
+
+// moreFresh lets more calls begin though those before them were not answered.
+func (d *Down) moreFresh() {
+	d.fresh.most += startMore
+	if d.fresh.first != nil {
+		d.list()
+	}
+}
+
+// beginFresh begins the calls whose round ends, as many of each client as have their turn. The others' is in the next round.
+func (f *Forwarder) beginFresh() {
+	n := len(f.fresh)
+	for i := range n {
+		d := f.fresh[i]
+		q := &d.fresh
+		for q.first != nil && q.unanswered < q.most && d.Sess.Failed() == nil && d.mayBegin() {
+			q.first.begin()
+		}
+		switch q.listed = false; {
+		case q.first == nil || d.Sess.Failed() != nil:
+		case q.unanswered < q.most:
+			q.listed = true
+			f.fresh = append(f.fresh, d)
+		case !q.more.Pending():
+			f.shard.Timer.Set(&q.more, f.shard.Now()+startWait)
+		}
+	}
+	rest := copy(f.fresh, f.fresh[n:])
+	clear(f.fresh[rest:])
+	f.fresh = f.fresh[:rest]
+	if rest > 0 {
+		f.shard.Again()
+	}
+}

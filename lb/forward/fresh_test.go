@@ -1,0 +1,173 @@
+package forward
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/trunkline/trunkline/codec/grpc"
+)
+
+func TestACallThatIsGivenUpInTheBatchThatBeganItReachesNoEndpoint(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		c := r.client()
+		c.atOnce(func() {
+			for id := uint32(1); id < 200; id += 2 {
+				c.call(id, false)
+				c.data(id, "request", true)
+				c.rst(id, http2.ErrCodeCancel)
+			}
+		})
+		synctest.Wait()
+		if n := r.dialled("one"); n != 0 {
+			t.Errorf("%d connections were made for calls that nobody waits for", n)
+		}
+		r.told(grpc.Canceled, 100)
+		c.call(201, true)
+		up := r.end("one", 0)
+		up.expect("HEADERS 1 :path=/s.S/M*END")
+		up.ok(1)
+		c.expect("HEADERS 201 *", "DATA 201 yes", "HEADERS 201 grpc-status=0 END")
+	})
+}
+
+func TestACallThatIsBrokenInTheBatchThatBeganItReachesNoEndpoint(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		c := r.client()
+		c.atOnce(func() {
+			c.call(1, false)
+			c.block(1, false, "a", "b") // not its end: we have to reset it (CVE-2025-8671)
+			c.call(3, true)
+			c.data(3, "more", true)
+		})
+		c.expect("RST 1 PROTOCOL_ERROR", "RST 3 STREAM_CLOSED")
+		if n := r.dialled("one"); n != 0 {
+			t.Errorf("%d connections were made for calls that are over", n)
+		}
+		r.told(grpc.Canceled, 2)
+	})
+}
+
+func TestOfAConnectionThatBreaksInTheBatchThatBeganItsCallsNoneReachesAnEndpoint(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		c := r.client()
+		c.atOnce(func() {
+			c.call(1, true)
+			c.call(3, true)
+			c.do(func() error { return c.fr.WriteRawFrame(http2.FrameData, 0, 0, []byte("x")) })
+		})
+		c.expect("GOAWAY 3 PROTOCOL_ERROR*", "EOF")
+		if n := r.dialled("one"); n != 0 {
+			t.Errorf("%d connections were made for a client that is gone", n)
+		}
+	})
+}
+
+func TestARequestThatIsLongGoesUpWholeThoughItsCallBeginsAmidTheBatch(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		c := r.client()
+		c.atOnce(func() {
+			c.call(1, false)
+			c.data(1, strings.Repeat("x", largeBody), false)
+			c.data(1, "end", true)
+			c.call(3, false)
+			c.data(3, strings.Repeat("y", largeBody), true)
+		})
+		up := r.end("one", 0)
+		up.expect("HEADERS 1 *", fmt.Sprintf("DATA 1 (%d) END", largeBody+3), "HEADERS 3 *", fmt.Sprintf("DATA 3 (%d) END", largeBody))
+		up.ok(1)
+		up.ok(3)
+		c.expect(head, "DATA 1 yes", tail, "HEADERS 3 *", "DATA 3 yes", "HEADERS 3 grpc-status=0 END")
+	})
+}
+
+// open is how many calls an endpoint has seen.
+func (p *peer) open() int {
+	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, l := range p.log {
+		if strings.HasPrefix(l, "HEADERS ") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestAConnectionStartsSlowlyAndEachAnswerLetsItHaveMore(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		r.opts.FillMark = 1000
+		r.use("one")
+		c := r.client()
+		const all = 2*startCalls + 3*startMore
+		c.atOnce(func() {
+			for i := range uint32(all) {
+				c.call(2*i+1, true)
+			}
+		})
+		up := r.end("one", 0)
+		if n := up.open(); n != startCalls {
+			t.Fatalf("%d calls were begun at once, not %d", n, startCalls)
+		}
+		for i := range uint32(50) {
+			up.ok(2*i + 1)
+		}
+		if n := up.open(); n != startCalls+2*50 {
+			t.Fatalf("%d calls were begun when 50 had been answered, not %d", n, startCalls+2*50)
+		}
+		time.Sleep(2 * time.Duration(startWait)) // the wheel is up to 2 ms late
+		if n := up.open(); n != startCalls+2*50+startMore {
+			t.Fatalf("%d calls were begun after a while without answers, not %d", n, startCalls+2*50+startMore)
+		}
+		time.Sleep(10 * time.Duration(startWait))
+		if n := up.open(); n != all {
+			t.Fatalf("%d calls were begun in the end, not %d", n, all)
+		}
+		for i := range uint32(all) {
+			if i >= 50 {
+				up.ok(2*i + 1)
+			}
+		}
+		r.told(grpc.OK, all)
+	})
+}
+
+func TestWhoBeginsAThousandCallsKeepsNobodyElsesWaiting(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		r.opts.FillMark = 1000
+		r.use("one")
+		many, one := r.client(), r.client()
+		one.call(1, true)
+		up := r.end("one", 0)
+		up.ok(1)
+		many.atOnce(func() {
+			for i := range uint32(900) {
+				many.call(2*i+1, true)
+			}
+		})
+		one.call(3, true)
+		synctest.Wait()
+		up.mu.Lock()
+		before := 0
+		for i, l := range up.log {
+			if strings.HasPrefix(l, "HEADERS 3 ") {
+				before = i
+			}
+		}
+		n := len(up.log)
+		up.mu.Unlock()
+		if n > startCalls+10 || before > startCalls+2 {
+			t.Errorf("the other's call is number %d of %d", before, n)
+		}
+		time.Sleep(time.Second)
+		for i := range uint32(901) {
+			up.ok(2*i + 3)
+		}
+		r.told(grpc.OK, 902)
+	})
+}
