@@ -23,7 +23,7 @@ type Abuse struct {
 	// not reading. A stream that the peer gives up is not counted when our side has ended or data of ours was sent on it, or
 	// it is a second old: MaxStreams bounds those. One whose time was up (Due) counts a thousandth.
 	Resets float64
-	// Idle are frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, small pieces of header blocks, unknown
+	// Idle are frames that carry nothing, or next to nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, DATA of less than 5 bytes, small pieces of header blocks, unknown
 	// frames, frames on streams that are over. What makes us visit streams (SETTINGS_INITIAL_WINDOW_SIZE, GOAWAY) counts one more for
 	// each 16 of them.
 	Idle float64
@@ -38,6 +38,7 @@ const (
 	dataEarns        = 4
 	streamEarns      = 8
 
+	tinyData     = 5       // bytes of a frame of data, less than what stands before each message of gRPC, below which it is an idle frame
 	dribbleBytes = 8       // a frame of data that a window cut short earns one idle frame for as many bytes
 	costlyBytes  = 512     // of SETTINGS, unknown frames, and metadata that are too large: as dear as one more of their kind
 	smallPiece   = 1024    // bytes of a piece of a header block below which it is an idle frame

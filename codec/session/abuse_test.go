@@ -181,12 +181,29 @@ func TestASlowReaderThatGivesBackEachFrameIsNoAbuse(t *testing.T) {
 func TestTinyMessagesAreUsefulData(t *testing.T) {
 	x := newScript(t, strict())
 	id := x.headers(false)
-	for range 500_000 {
-		x.data(id, 1, false)
+	for range 250_000 {
+		x.data(id, 5, false) // an empty message
+		x.data(id, 1, false) // clients may split a message so
 		if len(x.in) > 60_000 {
 			x.send()
 		}
 	}
+}
+
+// No message is that small: a stream of such frames is there to make us, and the endpoint, work.
+func TestDataOfAByteEachAreIdleFrames(t *testing.T) {
+	x := newScript(t, strict())
+	id := x.headers(false)
+	for n := range 10_000 {
+		x.data(id, 1, false)
+		if x.try(); x.c.Failed() != nil {
+			if n < 5000 {
+				t.Errorf("it was cut off after %d frames: %v", n, x.c.Failed())
+			}
+			return
+		}
+	}
+	t.Error("it goes on for ever")
 }
 
 // What is on its way to a stream that we have ended early: a window full of the smallest messages, for each of many calls.
@@ -298,7 +315,7 @@ func TestWhatWasEarnedInALongLifeIsBounded(t *testing.T) {
 	x := newScript(t, strict())
 	id := x.headers(false)
 	for range 100_000 {
-		x.data(id, 1, false)
+		x.data(id, 5, false)
 		if len(x.in) > 60_000 {
 			x.send()
 		}

@@ -172,7 +172,7 @@ func (c *Conn) data(h h2.Header, p []byte) *h2.ConnError {
 		c.kill(s, h2.ProtocolError, connErr(h2.ProtocolError, "DATA before the headers, or not as long as content-length says"))
 		return nil
 	}
-	if len(body) > 0 {
+	if len(body) >= tinyData || end && len(body) > 0 {
 		c.purse[idle].earned += dataEarns
 	} else if !end {
 		if e := c.idleFrame(1); e != nil {

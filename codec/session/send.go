@@ -158,6 +158,9 @@ func (c *Conn) appendData(s *Stream, p []byte, end bool) {
 	s.spoke = true
 	s.sendWin -= int32(len(p))
 	c.sendWin -= int64(len(p))
+	if c.joinData(s.ID, p, end) {
+		return
+	}
 	for {
 		n := min(len(p), int(c.peerFrame))
 		var flags uint8
@@ -169,9 +172,41 @@ func (c *Conn) appendData(s *Stream, p []byte, end bool) {
 		c.out = append(c.out, p[:n]...)
 		c.total += int64(h2.HeaderLen + n)
 		if p = p[n:]; len(p) == 0 {
+			c.lastData = lastData{id: s.ID, n: n, end: c.total}
 			return
 		}
 	}
+}
+
+// lastData is the frame of DATA that was appended last.
+type lastData struct {
+	id  uint32
+	n   int   // bytes of data
+	end int64 // Conn.total after it
+}
+
+// smallData is how long a frame may become by data that is joined to it, in bytes: of longer ones the header costs nothing.
+const smallData = 1024
+
+// joinData appends p to the last frame, if that is of the same stream, the last thing said, not written yet, and both are small: one who
+// says a message a byte at a time does not make the other side take it so.
+func (c *Conn) joinData(id uint32, p []byte, end bool) bool {
+	l := &c.lastData
+	if l.end != c.total || l.id != id || l.n+len(p) > min(smallData, int(c.peerFrame)) || len(c.out)-c.outOff < h2.HeaderLen+l.n {
+		return false
+	}
+	c.reserve(len(p))
+	at := len(c.out) - l.n - h2.HeaderLen
+	c.out = append(c.out, p...)
+	l.n += len(p)
+	var flags uint8
+	if end {
+		flags = h2.FlagEndStream
+	}
+	h2.PutHeader(c.out[at:], l.n, h2.Data, flags, id)
+	c.total += int64(len(p))
+	l.end = c.total
+	return true
 }
 
 func (c *Conn) queue(s *Stream) {

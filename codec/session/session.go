@@ -113,13 +113,14 @@ type Conn struct {
 	dec *hpack.Decoder
 	enc *hpack.Encoder
 
-	out     []byte // unflushed output from outOff
-	outOff  int
-	outMost int   // bytes of output at which overflow is called
-	outHeld int64 // of the output: in the budget
-	total   int64 // bytes ever appended
-	dirty   bool
-	Blocked bool // the socket takes no more for now: data waits in the streams; set by the carrier
+	out      []byte // unflushed output from outOff
+	outOff   int
+	outMost  int   // bytes of output at which overflow is called
+	outHeld  int64 // of the output: in the budget
+	total    int64 // bytes ever appended
+	lastData lastData
+	dirty    bool
+	Blocked  bool // the socket takes no more for now: data waits in the streams; set by the carrier
 
 	streams table
 	waiting Stream // ring of streams with data, a stream window, and no turn yet
