@@ -227,7 +227,7 @@ func (s *Server) setTotals(cfg *configv1.Config) {
 // The windows that every stream and connection begins with, in bytes. A stream's grows while it drains, up to the
 // configured size; a connection's is given back on receipt, so that it only has to cover what is on its way.
 const (
-	firstWindow = 128 << 10
+	firstWindow = 64 << 10
 	connWindow  = 16 << 20
 	outputMark  = 512 << 10
 )

@@ -41,18 +41,18 @@ type Call struct {
 	live     int        // attempts that have a stream or wait for one
 	credit   int64      // bytes of request data for which the client got its window back: never twice for one byte
 
-	started    bool   // response headers went down
-	complete   bool   // the upstream's last word came
-	canRepeat  bool   // a policy may ask for another attempt, so the response is held until it is judged
-	noHedge    bool   // a fatal status or pushback forbade further hedges
-	fresh      bool   // it waits for the end of the round in which it came
-	unanswered bool   // it is counted in the client's unanswered calls
-	asking     bool   // somebody is being asked about the call
-	askedFor   string // which phase that is, for people
-	permits    uint8
-	previous   int    // grpc-previous-rpc-attempts of the caller
-	pushedAt   int    // attempts when a pushback was last obeyed: the backoff begins anew from there (gRFC A6)
-	ticket     uint64 // tells this life of the object from earlier ones, for answers that come late
+	started   bool   // response headers went down
+	complete  bool   // the upstream's last word came
+	canRepeat bool   // a policy may ask for another attempt, so the response is held until it is judged
+	noHedge   bool   // a fatal status or pushback forbade further hedges
+	fresh     bool   // it waits for the end of the round in which it came
+	counted   bool   // among the calls that its client has under way
+	asking    bool   // somebody is being asked about the call
+	askedFor  string // which phase that is, for people
+	permits   uint8
+	previous  int    // grpc-previous-rpc-attempts of the caller
+	pushedAt  int    // attempts when a pushback was last obeyed: the backoff begins anew from there (gRFC A6)
+	ticket    uint64 // tells this life of the object from earlier ones, for answers that come late
 
 	// Times of things to come; 0: none. One timer rings for the earliest (see alarm.go).
 	timer    shard.Timer
@@ -275,7 +275,7 @@ func (c *Call) settle() {
 	}
 	c.stopWaiting()
 	c.dropWatch()
-	c.wasAnswered(false)
+	c.hasEnded()
 	f := c.f
 	f.shard.Timer.Clear(&c.timer)
 	c.prev.next, c.next.prev = c.next, c.prev

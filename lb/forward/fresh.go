@@ -10,19 +10,18 @@ import (
 // about the call, or an endpoint picked. A call that is given up, or broken, in the batch that began it reaches no endpoint (rapid
 // reset, CVE-2023-44487, and its kin).
 //
-// Clients take turns: one that begins many calls at once keeps nobody else's waiting. And they start slowly: of a connection's first
-// calls only so many are begun before any was answered; each answer makes that one more, and so does time. An endpoint that all
-// clients share is not to be flooded by one of whom nothing is known yet, and which may be cut off in a moment.
+// Clients take turns: one that begins many calls at once keeps nobody else's waiting. And they start slowly: of a new
+// connection's calls only so many are under way at once; each that an endpoint has ended makes that one more, and so does time. An
+// endpoint that all clients share is not to be flooded by one of whom nothing is known yet, and who may be cut off in a moment.
 
 // turn is how many of its fresh calls a client may begin before others have theirs.
 const turn = 64
 
-// A connection may have startCalls calls that wait for their first answer, wary one that was accepted so; startMore more after each
-// startWait while fresh ones wait for that: a thousand calls at once, none of which is answered soon, begin within 140 ms.
+// A connection starts with startCalls calls under way, wary one that was accepted so, and may have startCalls more after each startWait
+// while fresh ones wait for that: a thousand calls at once, none of which ends soon, are under way within 200 ms.
 const (
-	startCalls = 100
-	waryCalls  = 10
-	startMore  = 64
+	startCalls = 50
+	waryCalls  = 5
 	startWait  = int64(10 * time.Millisecond)
 )
 
@@ -36,7 +35,7 @@ type fresh struct {
 	listed      bool   // the client stands in Forwarder.fresh
 	round       uint64 // in which it began calls last
 	begun       int    // how many, in that round
-	unanswered  int    // calls that began and had no answer yet
+	counted     int    // calls that began and have not ended
 	most        int    // how many of them there may be
 	more        shard.Timer
 }
@@ -86,7 +85,7 @@ func (c *Call) notFresh() {
 
 // beginNow begins a fresh call that brings much at once, if it is its client's only one.
 func (c *Call) beginNow() {
-	if q := &c.d.fresh; q.first != c || q.last != c || q.unanswered >= q.most || !c.d.mayBegin() {
+	if q := &c.d.fresh; q.first != c || q.last != c || q.counted >= q.most || !c.d.mayBegin() {
 		return
 	}
 	c.begin()
@@ -105,21 +104,21 @@ func (d *Down) mayBegin() bool {
 // begin goes on with a fresh call.
 func (c *Call) begin() {
 	c.notFresh()
-	c.unanswered = true
-	c.d.fresh.unanswered++
+	c.counted = true
+	c.d.fresh.counted++
 	c.f.shard.Timed()
 	c.knock()
 }
 
-// wasAnswered counts a call that has its first answer, or (not by an endpoint) its end.
-func (c *Call) wasAnswered(byEndpoint bool) {
-	if !c.unanswered {
+// hasEnded counts the end of a call.
+func (c *Call) hasEnded() {
+	if !c.counted {
 		return
 	}
-	c.unanswered = false
+	c.counted = false
 	q := &c.d.fresh
-	q.unanswered--
-	if byEndpoint {
+	q.counted--
+	if c.complete && !c.local {
 		q.most++
 	}
 	if q.first != nil {
@@ -127,10 +126,10 @@ func (c *Call) wasAnswered(byEndpoint bool) {
 	}
 }
 
-// moreFresh lets more calls begin though those before them were not answered.
+// moreFresh lets more calls begin though those before them have not ended.
 func (d *Down) moreFresh() {
-	d.fresh.most += startMore
 	if d.fresh.first != nil {
+		d.fresh.most += startCalls
 		d.list()
 	}
 }
@@ -141,12 +140,12 @@ func (f *Forwarder) beginFresh() {
 	for i := range n {
 		d := f.fresh[i]
 		q := &d.fresh
-		for q.first != nil && q.unanswered < q.most && d.Sess.Failed() == nil && d.mayBegin() {
+		for q.first != nil && q.counted < q.most && d.Sess.Failed() == nil && d.mayBegin() {
 			q.first.begin()
 		}
 		switch q.listed = false; {
 		case q.first == nil || d.Sess.Failed() != nil:
-		case q.unanswered < q.most:
+		case q.counted < q.most:
 			q.listed = true
 			f.fresh = append(f.fresh, d)
 		case !q.more.Pending():

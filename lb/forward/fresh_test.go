@@ -99,12 +99,12 @@ func (p *peer) open() int {
 	return n
 }
 
-func TestAConnectionStartsSlowlyAndEachAnswerLetsItHaveMore(t *testing.T) {
+func TestAConnectionStartsSlowlyAndEachCallThatEndsLetsItHaveMore(t *testing.T) {
 	tell(t, 1, func(t *testing.T, r *rig) {
 		r.opts.FillMark = 1000
 		r.use("one")
 		c := r.client()
-		const all = 2*startCalls + 3*startMore
+		const all = 10 * startCalls
 		c.atOnce(func() {
 			for i := range uint32(all) {
 				c.call(2*i+1, true)
@@ -114,22 +114,29 @@ func TestAConnectionStartsSlowlyAndEachAnswerLetsItHaveMore(t *testing.T) {
 		if n := up.open(); n != startCalls {
 			t.Fatalf("%d calls were begun at once, not %d", n, startCalls)
 		}
-		for i := range uint32(50) {
-			up.ok(2*i + 1)
+		const some = 20
+		for i := range uint32(some) {
+			up.head(2*i + 1)
 		}
-		if n := up.open(); n != startCalls+2*50 {
-			t.Fatalf("%d calls were begun when 50 had been answered, not %d", n, startCalls+2*50)
+		if n := up.open(); n != startCalls {
+			t.Fatalf("%d calls were begun when %d had begun to be answered, not %d", n, some, startCalls)
+		}
+		for i := range uint32(some) {
+			up.trail(2*i + 1)
+		}
+		if n := up.open(); n != startCalls+2*some {
+			t.Fatalf("%d calls were begun when %d had ended, not %d", n, some, startCalls+2*some)
 		}
 		time.Sleep(2 * time.Duration(startWait)) // the wheel is up to 2 ms late
-		if n := up.open(); n != startCalls+2*50+startMore {
-			t.Fatalf("%d calls were begun after a while without answers, not %d", n, startCalls+2*50+startMore)
+		if n := up.open(); n != 2*startCalls+2*some {
+			t.Fatalf("%d calls were begun after a while, not %d", n, 2*startCalls+2*some)
 		}
 		time.Sleep(10 * time.Duration(startWait))
 		if n := up.open(); n != all {
 			t.Fatalf("%d calls were begun in the end, not %d", n, all)
 		}
 		for i := range uint32(all) {
-			if i >= 50 {
+			if i >= some {
 				up.ok(2*i + 1)
 			}
 		}

@@ -231,7 +231,7 @@ func TestTooManyCallsThatWaitAreTurnedAway(t *testing.T) {
 		for i := range 101 {
 			c.call(uint32(2*i+1), true)
 		}
-		time.Sleep(2 * time.Duration(startWait))
+		time.Sleep(5 * time.Duration(startWait))
 		c.expect("HEADERS 201 *grpc-status=14 *too many calls wait for a connection to the endpoint END")
 		close(r.hold)
 		up := r.end("one", 0)

@@ -476,7 +476,7 @@ func (r *rig) quiet() {
 			if d.Budget.Held != 0 || d.Budget.Granted != 0 {
 				r.t.Errorf("a client's budget: %d held, %d granted", d.Budget.Held, d.Budget.Granted)
 			}
-			if q := &d.fresh; q.first != nil || q.last != nil || q.listed || q.unanswered != 0 {
+			if q := &d.fresh; q.first != nil || q.last != nil || q.listed || q.counted != 0 {
 				r.t.Errorf("a client's fresh calls: %+v", *q)
 			}
 		})

@@ -38,7 +38,6 @@ func (a *Attempt) response(b *session.Block) {
 	c.seen = f.shard.Now()
 	if a.first == 0 {
 		a.first = c.seen
-		c.wasAnswered(true)
 	}
 	if b.TooLarge {
 		a.failed(failure{status: grpc.Internal, outcome: telemetry.OutcomeUpstreamProtocolError, reason: "RESPONSE_METADATA_TOO_LARGE",
