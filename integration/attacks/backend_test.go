@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
@@ -59,7 +60,36 @@ func startBackend(t *testing.T) *backend {
 	if err != nil {
 		t.Fatalf("the backend has not begun: %v", err)
 	}
-	return &backend{strings.TrimSpace(addr), cmd.Process.Pid}
+	b := &backend{strings.TrimSpace(addr), cmd.Process.Pid}
+	b.warm(t)
+	return b
+}
+
+// warm has the backend send much at once, as it will have to amid attacks: the memory for that is new to its process once, and the first
+// attack is not to be charged for it.
+func (b *backend) warm(t *testing.T) {
+	t.Helper()
+	client := testpb.NewTestServiceClient(harness.Dial(t, b.addr))
+	in := &testpb.StreamingOutputCallRequest{}
+	for range 10 {
+		in.ResponseParameters = append(in.ResponseParameters, &testpb.ResponseParameters{Size: 16 << 10})
+	}
+	var all errgroup.Group
+	for range 300 {
+		all.Go(func() error {
+			stream, err := client.StreamingOutputCall(t.Context(), in)
+			for err == nil {
+				_, err = stream.Recv()
+			}
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatalf("the backend: %v", err)
+	}
 }
 
 // mark is the metadata field of calls whose other metadata are forged.

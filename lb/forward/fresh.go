@@ -23,6 +23,9 @@ const (
 	startCalls = 50
 	waryCalls  = 5
 	startWait  = int64(10 * time.Millisecond)
+	// A client that lets so many bytes of answers wait gets only startLess more.
+	startHeld = 1 << 20
+	startLess = 10
 )
 
 // largeBody is how much request data in one frame has a fresh call begin at once: copying it would cost more than a look at what
@@ -128,10 +131,15 @@ func (c *Call) hasEnded() {
 
 // moreFresh lets more calls begin though those before them have not ended.
 func (d *Down) moreFresh() {
-	if d.fresh.first != nil {
-		d.fresh.most += startCalls
-		d.list()
+	if d.fresh.first == nil {
+		return
 	}
+	if d.Budget.Held < startHeld {
+		d.fresh.most += startCalls
+	} else {
+		d.fresh.most += startLess
+	}
+	d.list()
 }
 
 // beginFresh begins the calls whose round ends, as many of each client as have their turn. The others' is in the next round.
