@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"math"
 	"net"
 	"os"
 	"runtime"
@@ -59,10 +58,6 @@ const (
 	// floor is what the p99 without the attack counts for at least: on two cores that three processes (and, on a shared machine,
 	// strangers) share, what is below it is the scheduler's mood. So the bound is never below slower*floor = 25 ms.
 	floor = 5 * time.Millisecond
-	// bearable is what the p99 may come to, in the best of the tries, before the test fails: the first burst of an attacker, what its budgets
-	// leave free at their start, is carried to endpoints, and with all on two cores it costs the client tens of milliseconds. SECURITY.md
-	// says for each attack what was measured.
-	bearable = time.Second
 	// memory is the most resident memory that the product may ever have: about 45 MiB of it are there without any load.
 	memory = 192 * mebibyte
 	// tries is how often a p99 above the bound is measured, as long as all attacks together have taken less than more for it.
@@ -165,7 +160,7 @@ func TestAttacks(t *testing.T) {
 // run measures an attack, again if the client was slow.
 func (a *attack) run(t *testing.T, backend *backend, again *allowance) row {
 	var r row
-	judged, best := 0, time.Duration(math.MaxInt64)
+	judged := 0
 	for try := 1; ; try++ {
 		r = a.measure(t, backend)
 		if harness.Race || t.Failed() || r.slow() <= slower {
@@ -173,7 +168,6 @@ func (a *attack) run(t *testing.T, backend *backend, again *allowance) row {
 		}
 		if r.strangers <= busy {
 			judged++
-			best = min(best, r.under)
 		}
 		t.Logf("try %d: p99 %v without the attack, %v under attack; strangers had %.0f%% of the machine", try, r.before, r.under, 100*r.strangers)
 		if try == tries || !again.left() {
@@ -189,8 +183,6 @@ func (a *attack) run(t *testing.T, backend *backend, again *allowance) row {
 	case harness.Race || r.slow() <= slower:
 	case judged == 0:
 		t.Logf("strangers had more than %.0f%% of the machine in each try: the client's latency says nothing about the product", 100*busy)
-	case best <= bearable:
-		t.Logf("the client's p99 is above %d times %v in each of %d undisturbed tries, %v at best: SECURITY.md says so", slower, max(floor, r.before), judged, best)
 	default:
 		t.Errorf("the client's p99 is %v under attack, %v without: above %d times %v, in %d tries of which %d were undisturbed", r.under, r.before, slower, max(floor, r.before), tries, judged)
 	}

@@ -28,9 +28,11 @@ const (
 	startLess = 10
 )
 
-// largeBody is how much request data in one frame has a fresh call begin at once: copying it would cost more than a look at what
-// comes after it is worth. In bytes.
-const largeBody = 2 << 10
+// How much request data, in bytes, has a fresh call begin without waiting for its turn.
+const (
+	largeBody  = 2 << 10 // of one frame: copying it would cost more than a look at what comes after it is worth
+	freshBytes = 1 << 20 // of all fresh calls of the client: what is held of them must not come near its budget
+)
 
 // fresh is the calls of a client that came and have not begun, in their order. Guarded by the shard.
 type fresh struct {
@@ -38,6 +40,7 @@ type fresh struct {
 	listed      bool   // the client stands in Forwarder.fresh
 	round       uint64 // in which it began calls last
 	begun       int    // how many, in that round
+	bytes       int    // of request data that its calls have brought
 	counted     int    // calls that began and have not ended
 	most        int    // how many of them there may be
 	more        shard.Timer
@@ -73,6 +76,7 @@ func (c *Call) notFresh() {
 	}
 	q := &c.d.fresh
 	c.fresh = false
+	q.bytes -= int(c.bytesIn)
 	if c.qprev != nil {
 		c.qprev.qnext = c.qnext
 	} else {
@@ -86,12 +90,14 @@ func (c *Call) notFresh() {
 	c.qprev, c.qnext = nil, nil
 }
 
-// beginNow begins a fresh call that brings much at once, if it is its client's only one.
-func (c *Call) beginNow() {
-	if q := &c.d.fresh; q.first != c || q.last != c || q.counted >= q.most || !c.d.mayBegin() {
-		return
+// grown counts n more bytes of a fresh call's request, and begins the call if that is better than to hold them.
+func (c *Call) grown(n int) {
+	q := &c.d.fresh
+	q.bytes += n
+	alone := q.first == c && q.last == c
+	if q.bytes > freshBytes || n >= largeBody && alone && q.counted < q.most && c.d.mayBegin() {
+		c.begin()
 	}
-	c.begin()
 }
 
 // mayBegin takes one of the client's begins in this round.

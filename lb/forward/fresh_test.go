@@ -85,6 +85,36 @@ func TestARequestThatIsLongGoesUpWholeThoughItsCallBeginsAmidTheBatch(t *testing
 	})
 }
 
+func TestUploadsThatWaitForTheirTurnDoNotSpendTheirClientsBudget(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		r.opts.FillMark, r.replay, r.budget = 1000, 1, 2*freshBytes
+		r.use("one")
+		c := r.client()
+		const all, each = 8 * startCalls, 8 << 10
+		c.atOnce(func() {
+			for i := range uint32(all) {
+				c.call(2*i+1, false)
+			}
+		})
+		up := r.end("one", 0)
+		up.window(0, 2*all*each)
+		for i := range uint32(all) {
+			c.data(2*i+1, strings.Repeat("x", each), true)
+			if i%8 == 0 {
+				synctest.Wait() // what goes up is gone
+			}
+		}
+		if n := up.open(); n < all-freshBytes/each {
+			t.Errorf("only %d calls were begun", n)
+		}
+		time.Sleep(time.Second)
+		for i := range uint32(all) {
+			up.ok(2*i + 1)
+		}
+		r.told(grpc.OK, all)
+	})
+}
+
 // open is how many calls an endpoint has seen.
 func (p *peer) open() int {
 	synctest.Wait()

@@ -80,6 +80,9 @@ func (c *Call) body(p []byte, end bool) {
 	c.seen = c.f.shard.Now()
 	c.bytesIn += uint64(len(p))
 	c.messagesIn += uint32(c.in.Add(p))
+	if c.fresh {
+		c.grown(len(p))
+	}
 	if c.complete && c.live == 0 {
 		c.ended = c.ended || end
 		c.creditDown(int64(len(p))) // the reply is made already: what still comes is thrown away
@@ -101,12 +104,6 @@ func (c *Call) body(p []byte, end bool) {
 
 // onward takes request data that may go on: p is borrowed.
 func (c *Call) onward(p []byte, end bool) {
-	if c.fresh && len(p) >= largeBody {
-		if c.beginNow(); c.down == nil || c.complete {
-			c.ended = c.ended || end
-			return
-		}
-	}
 	c.ended = c.ended || end
 	if !c.noReplay {
 		c.keep(p)

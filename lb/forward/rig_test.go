@@ -320,6 +320,7 @@ type rig struct {
 	ctx    context.Context
 
 	budget  int64
+	replay  int
 	clients []*peer
 	conns   sync.WaitGroup
 	gone    atomic.Int64
@@ -387,7 +388,7 @@ func (r *rig) dialled(addr string) int {
 }
 
 func newRig(t *testing.T, addrs ...string) *rig {
-	r := &rig{t: t, policy: serviceconfig.Default(), budget: 4 << 20, ends: map[string][]*peer{}, settings: map[string][]http2.Setting{}, refuse: map[string]error{}, dials: map[string]int{}}
+	r := &rig{t: t, policy: serviceconfig.Default(), budget: 4 << 20, replay: 64 << 10, ends: map[string][]*peer{}, settings: map[string][]http2.Setting{}, refuse: map[string]error{}, dials: map[string]int{}}
 	r.cfg = &session.Config{StreamWindow: 64 << 10, MaxStreamWindow: 1 << 20, ConnWindow: 1 << 20, MaxStreams: 1000, MaxHeaderBytes: 16 << 10, OutputMark: 64 << 10}
 	r.opts = &upstream.Options{Session: *r.cfg, FillMark: 100, MaxPending: 100, ConnectTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
 		KeepaliveInterval: 30 * time.Second, KeepaliveTimeout: 10 * time.Second, MinBackoff: time.Second, MaxBackoff: time.Minute}
@@ -433,7 +434,7 @@ func (r *rig) use(addrs ...string) {
 	if m := r.mesh; m != nil {
 		mesh = func(string) Mesh { return m }
 	}
-	r.gen.Store(&Generation{Number: n, Table: table, Limits: Limits{ReplayBytes: 64 << 10},
+	r.gen.Store(&Generation{Number: n, Table: table, Limits: Limits{ReplayBytes: r.replay},
 		Rules: func(_ *Target, service, method string, known bool) *policies.Rules {
 			f := facts
 			f.Known = known
