@@ -56,6 +56,11 @@ type Guest struct {
 // Accept makes a downstream connection of a socket; call its Serve in a goroutine of its own. budget bounds what the client
 // may make us hold, in bytes; onGone is called inside the shard at the end; abused: the client was cut off for it. Call it outside of the shard.
 func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone func(abused bool)) *Down {
+	if g.Wary {
+		small := *cfg
+		small.MaxStreams = min(small.MaxStreams, waryStreams)
+		cfg = &small
+	}
 	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone, Known: g.Peer, from: g.Address}
 	if name := g.Peer.Name(); name != "" {
 		d.who = &authn.Principal{Kind: "certificate", Name: name}

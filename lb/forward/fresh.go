@@ -22,6 +22,8 @@ const turn = 64
 const (
 	startCalls = 50
 	waryCalls  = 5
+	// waryStreams is how many streams such a connection may have in all.
+	waryStreams = 100
 	startWait  = int64(10 * time.Millisecond)
 	// A client that lets so many bytes of answers wait gets only startLess more.
 	startHeld = 1 << 20

@@ -8,8 +8,8 @@ import (
 )
 
 // offenders remembers the addresses of which a connection was cut off for abuse. The budgets are a connection's: without this a new
-// connection would bring all of what is free at its start. Their next connections are let in one after the other, a little later, with
-// a hundredth of it; connections that are open, and other addresses, lose nothing.
+// connection would bring all of what is free at its start. Their next connections are let in a moment later, with a hundredth of it;
+// connections that are open, and other addresses, lose nothing. A harmless client behind the same address loses that moment.
 type offenders struct {
 	mu sync.Mutex
 	by map[netip.Prefix]*offender // guarded by mu
@@ -23,8 +23,8 @@ type offender struct {
 // How long an address is remembered, how long its connections wait, how many of them may, and how many addresses are remembered.
 const (
 	rememberFor  = 30 * time.Second
-	pauseFor     = time.Second
-	maxPausing   = 4
+	pauseFor     = 20 * time.Millisecond
+	maxPausing   = 64
 	maxOffenders = 10000
 )
 
