@@ -21,16 +21,20 @@ const maxWindow = 1<<31 - 1
 // streamAttacks begin streams for nothing.
 func streamAttacks() []attack {
 	call := newRequest("UnaryCall")
+	resets := flood(nil, perStream(call, 1000, func(w *wire, id uint32, block []byte) {
+		w.headers(id, block, false)
+		w.frame(http2.FrameRSTStream, 0, id, u32(uint32(http2.ErrCodeCancel))...)
+	}))
+	opens := flood(nil, perStream(newRequest("FullDuplexCall"), 1000, func(w *wire, id uint32, block []byte) {
+		w.headers(id, block, false)
+	}))
 	return []attack{
 		{
 			name: "rapid_reset", cve: "CVE-2023-44487", workers: 4,
 			defence: resetBudget,
 			story:   "Begins calls and cancels each at once, so that no limit of concurrent streams is ever met.",
 			ending:  calm("reset", "given up", "cancel"),
-			life: flood(nil, perStream(call, 1000, func(w *wire, id uint32, block []byte) {
-				w.headers(id, block, false)
-				w.frame(http2.FrameRSTStream, 0, id, u32(uint32(http2.ErrCodeCancel))...)
-			})),
+			life:    resets,
 		},
 		{
 			name: "rapid_reset_after_request", cve: "CVE-2023-44487", workers: 4,
@@ -48,9 +52,21 @@ func streamAttacks() []attack {
 			defence: "`limits.maxConcurrentStreams` (1000): more are reset (REFUSED_STREAM), and count in " + resetBudget,
 			story:   "Opens streams far above SETTINGS_MAX_CONCURRENT_STREAMS and ends none.",
 			ending:  calm("reset", "given up", "refused", "streams"),
-			life: flood(nil, perStream(newRequest("FullDuplexCall"), 1000, func(w *wire, id uint32, block []byte) {
-				w.headers(id, block, false)
-			})),
+			life:    opens,
+		},
+		{
+			name: "rapid_reset_same_address", cve: "CVE-2023-44487", workers: 4, from: sameAddress,
+			defence: resetBudget + "; connections that are open lose nothing, new ones of the address wait 20 ms",
+			story:   "Resets rapidly from the address that the well-behaved client has, too.",
+			ending:  calm("reset", "given up", "cancel"),
+			life:    resets,
+		},
+		{
+			name: "stream_flood_same_address", workers: 4, from: sameAddress,
+			defence: "`limits.maxConcurrentStreams` (1000; 100 for new connections of such an address) and " + resetBudget,
+			story:   "Floods with streams from the address that the well-behaved client has, too.",
+			ending:  calm("reset", "given up", "refused", "streams"),
+			life:    opens,
 		},
 		{
 			name: "goaway_ignored", workers: 4,
@@ -75,6 +91,9 @@ func streamAttacks() []attack {
 		},
 	}
 }
+
+// sameAddress is the well-behaved client's.
+func sameAddress(int) net.IP { return net.IPv4(127, 0, 0, 1) }
 
 // resetAttacks make the server reset streams: MadeYouReset.
 func resetAttacks() []attack {
