@@ -24,7 +24,7 @@ const (
 	waryCalls  = 5
 	// waryStreams is how many streams such a connection may have in all.
 	waryStreams = 100
-	startWait  = int64(10 * time.Millisecond)
+	startWait   = int64(10 * time.Millisecond)
 	// A client that lets so many bytes of answers wait gets only startLess more.
 	startHeld = 1 << 20
 	startLess = 10

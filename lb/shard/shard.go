@@ -108,14 +108,17 @@ const (
 // flush writes what every dirty connection has to say, and ends the round.
 func (s *Shard) flush() {
 	if s.due {
-		s.due = false
 		s.BeforeFlush()
+		s.due = false
 	}
 	for i := 0; i < len(s.Env.Dirty); i++ { // flushing one may dirty another
 		s.Env.Dirty[i].Flush()
 	}
 	clear(s.Env.Dirty)
 	s.Env.Dirty = s.Env.Dirty[:0]
+	if s.due { // a connection that ended in its flush asked for it
+		s.Again()
+	}
 	if s.batches > 1 {
 		s.paying = maxPaying
 	} else if s.paying > 0 {
