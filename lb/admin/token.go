@@ -19,7 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/trunkline/trunkline/lb/certs/files"
+	"github.com/trunkline/trunkline/lb/files"
 )
 
 const (

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/trunkline/trunkline/lb/certs/files"
+	"github.com/trunkline/trunkline/lb/files"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 

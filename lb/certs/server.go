@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/trunkline/trunkline/lb/certs/files"
+	"github.com/trunkline/trunkline/lb/files"
 	"github.com/trunkline/trunkline/policy/authn"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/trunkline/trunkline/lb/files"
 	"github.com/trunkline/trunkline/policy/authn"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
@@ -40,7 +41,7 @@ func newAPIKeys(c *configv1.ApiKeys, identityField string, log *slog.Logger) (*a
 		k.remove = []string{k.field}
 	}
 	k.unknown = &Proof{Refused: authn.UnknownAPIKey(k.field)}
-	text, err := read(k.file, maxKeyFile)
+	text, err := files.Read(k.file, maxKeyFile)
 	if err == nil {
 		err = k.take(text)
 	}

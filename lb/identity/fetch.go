@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/trunkline/trunkline/lb/files"
 )
 
 const (
@@ -158,7 +160,7 @@ func shown(address string) string {
 
 // authorities reads certificates in PEM.
 func authorities(file string) (*x509.CertPool, error) {
-	text, err := read(file, maxKeySet)
+	text, err := files.Read(file, maxKeySet)
 	if err != nil {
 		return nil, err
 	}

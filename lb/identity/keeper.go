@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trunkline/trunkline/lb/files"
 	"github.com/trunkline/trunkline/policy/authn"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
@@ -85,7 +86,7 @@ func newKeeper(p *configv1.JwtProvider, path string, log *slog.Logger) (*keeper,
 	}
 	k.state.Store(&state{})
 	if k.place.file != "" {
-		text, err := read(k.place.file, maxKeySet)
+		text, err := files.Read(k.place.file, maxKeySet)
 		if err == nil {
 			err = k.take(text)
 		}

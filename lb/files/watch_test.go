@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -133,4 +134,35 @@ func TestWithoutAnyEventFilesAreLookedAtFromTimeToTime(t *testing.T) {
 	}
 	w.Close()
 	w.Close()
+}
+
+func TestWhoAsksIsServedAtOnceAndHearsThatItWasAsked(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ask, looked, ended := make(chan struct{}, 1), make(chan bool, 16), make(chan error, 1)
+	go func() {
+		ended <- Follow(ctx, []string{t.TempDir() + "/file"}, Options{Ask: ask}, func(asked bool) { looked <- asked })
+	}()
+	ask <- struct{}{}
+	for late := time.After(10 * time.Second); ; {
+		select {
+		case asked := <-looked:
+			if !asked {
+				continue // the look at the start
+			}
+		case <-late:
+			t.Fatal("nobody looks")
+		}
+		break
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhereNothingCouldEverBeToldFollowingFailsAtOnce(t *testing.T) {
+	err := Follow(t.Context(), []string{"/nowhere/at/all"}, Options{}, func(bool) { t.Error("looked") })
+	if err == nil {
+		t.Error("no error")
+	}
 }
