@@ -150,9 +150,14 @@ func (e *edge) ready() bool {
 	}
 }
 
+// newPayloads takes the old rules over unless their files have changed, too. A bad file is a bad configuration: what is in force stays so.
 func (s *Server) newPayloads(cfg *configv1.Config, old *edge) (*payloads, error) {
 	if old.payloads != nil && proto.Equal(&configv1.Config{Payload: old.payloads.rules}, &configv1.Config{Payload: cfg.GetPayload()}) {
-		return old.payloads, nil
+		file := old.payloads.Changed()
+		if file == "" {
+			return old.payloads, nil
+		}
+		s.log.Info("a file of the payload rules has changed and is read again", "file", file)
 	}
 	i, err := inspect.New(cfg, s.log)
 	if i == nil || err != nil {

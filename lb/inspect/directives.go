@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/corazawaf/coraza/v3"
 	"github.com/corazawaf/coraza/v3/debuglog"
 
+	"github.com/trunkline/trunkline/lb/files"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
@@ -42,31 +44,29 @@ const namesOnly = "943110 943120"
 
 // newWall builds the firewall of one waf entry.
 func newWall(c *configv1.Waf, at string) (*wall, error) {
-	root := &ruleFiles{core: coreruleset.FS}
+	root := &ruleFiles{core: coreruleset.FS, mark: "." + rand.Text(), seen: map[string]files.Seen{}}
 	config := coraza.NewWAFConfig().WithRootFS(root).WithDebugLogger(debuglog.Noop()).WithDirectives(setup(c))
 	for _, f := range families {
 		config = config.WithDirectives("Include @owasp_crs/" + f + ".conf")
 	}
 	own := ""
 	if c.GetDirectivesFile() != "" {
-		text, err := os.ReadFile(c.GetDirectivesFile())
+		text, err := root.own(c.GetDirectivesFile())
 		if err != nil {
 			return nil, fmt.Errorf("%s.directivesFile: %w", at, err)
 		}
-		if own = string(text); forbidden(own) != "" {
-			return nil, fmt.Errorf("%s.directivesFile: %s holds %s: Trunkline writes no files and asks nobody for rules; remove it", at, c.GetDirectivesFile(), forbidden(own))
-		}
+		own = string(root.marked(text))
 		root.dir = filepath.Dir(c.GetDirectivesFile())
 		config = config.WithDirectives(own)
 	}
 	waf, err := coraza.NewWAF(config.WithDirectives(lock(c)))
 	if err != nil {
 		if own != "" { // the others are known to parse
-			return nil, fmt.Errorf("%s.directivesFile: %s: %w", at, c.GetDirectivesFile(), err)
+			return nil, fmt.Errorf("%s.directivesFile: %s: %s", at, c.GetDirectivesFile(), strings.ReplaceAll(err.Error(), root.mark, ""))
 		}
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
-	return &wall{waf: waf, block: c.GetMode() == "block", threshold: int(c.GetAnomalyThreshold())}, nil
+	return &wall{waf: waf, block: c.GetMode() == "block", threshold: int(c.GetAnomalyThreshold()), files: root.seen}, nil
 }
 
 // setup is what comes before the rules, in the place of crs-setup.conf. SecRxPreFilter skips expressions whose literals are not there:
@@ -103,7 +103,9 @@ func forbidden(text string) string {
 // ruleFiles is the core rule set as Coraza's parser sees it, and the directory of directivesFile for what that names.
 type ruleFiles struct {
 	core fs.FS
-	dir  string // "": none
+	dir  string                // "": none
+	mark string                // ends the names of data files, see marked; set once in newWall
+	seen map[string]files.Seen // of dir and directivesFile, by path: what was read
 }
 
 // ReadFile gives the rules with their lists of variables cut down to what there is: texts. It halves the cost, and keeps the rules
@@ -121,14 +123,36 @@ func (r *ruleFiles) ReadFile(name string) ([]byte, error) {
 	if r.dir == "" {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
+	name, data := strings.CutSuffix(name, r.mark)
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(r.dir, name)
 	}
-	text, err := os.ReadFile(name)
-	if word := forbidden(string(text)); word != "" {
-		return nil, fmt.Errorf("%s holds %s: Trunkline writes no files and asks nobody for rules", name, word)
+	text, err := r.own(name)
+	if data || err != nil {
+		return text, err
 	}
-	return text, err
+	return r.marked(text), nil
+}
+
+// own reads an operator's file, and remembers what it held.
+func (r *ruleFiles) own(name string) ([]byte, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	if word := forbidden(string(text)); word != "" {
+		return nil, fmt.Errorf("%s holds %s: Trunkline writes no files and asks nobody for rules; remove it", name, word)
+	}
+	var seen files.Seen
+	seen.News(text, nil)
+	r.seen[name] = seen
+	return text, nil
+}
+
+// marked gives the data files that directives name an end of this firewall's own: Coraza keeps their lists for the whole process, by
+// name, and so would not see that one has changed while an older firewall lives.
+func (r *ruleFiles) marked(text []byte) []byte {
+	return regexp.MustCompile(`"!?@(?:pmFromFile|pmf) [^"\n\\]*[^"\s\\]`).ReplaceAll(text, []byte("${0}"+r.mark))
 }
 
 // Open is part of fs.FS; Coraza reads by ReadFile.

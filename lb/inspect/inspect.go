@@ -88,6 +88,10 @@ func limit(v *uint64) int64 {
 	return int64(min(*v, 1<<62))
 }
 
+// Changed is a file of directives, or one that those name, that holds something else now than New read, or cannot be read; "" if all
+// are as they were. Whoever reloads makes an Inspector anew then.
+func (i *Inspector) Changed() string { return i.walls.changed() }
+
 // Close ends the workers, after what waits has been judged. Who asks later is refused.
 func (i *Inspector) Close() {
 	if i == nil {

@@ -3,6 +3,8 @@ package inspect
 import (
 	"fmt"
 	"io"
+	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/trunkline/trunkline/codec/grpc"
+	"github.com/trunkline/trunkline/lb/files"
 	"github.com/trunkline/trunkline/policy/authn"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
@@ -23,6 +26,7 @@ type wall struct {
 	waf       coraza.WAF
 	block     bool
 	threshold int
+	files     map[string]files.Seen // by path: what was read of the operator's
 }
 
 // walls shares walls between rules with the same settings. It is written while New runs.
@@ -43,6 +47,19 @@ func (w *walls) get(c *configv1.Waf, at string) (*wall, error) {
 	}
 	w.settings, w.walls = append(w.settings, c), append(w.walls, made)
 	return made, nil
+}
+
+// changed is an operator's file that holds something else now than when it was read, or cannot be read; "" if all are as they were.
+func (w *walls) changed() string {
+	for _, wall := range w.walls {
+		for _, path := range slices.Sorted(maps.Keys(wall.files)) {
+			seen := wall.files[path]
+			if text, err := os.ReadFile(path); seen.News(text, err) {
+				return path
+			}
+		}
+	}
+	return ""
 }
 
 // close frees the regular expressions that Coraza shares between firewalls.
