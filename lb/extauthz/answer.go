@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"unicode"
@@ -35,6 +36,39 @@ type Verdict struct {
 	// Set replaces request metadata fields, Add adds to them, Remove takes them away. Names in lower case, safe to send.
 	Set, Add [][2]string
 	Remove   []string
+	// Told goes to the caller with the reply, whether the call is allowed or denied. The same holds for the names.
+	Told []Told
+}
+
+// Told is a field for the caller, in the headers of the reply.
+type Told struct {
+	Name, Value string
+	How         How
+}
+
+// How says what becomes of what the reply has of that name already.
+type How uint8
+
+// The ways, as core.HeaderValueOption has them.
+const (
+	Beside    How = iota // both are sent
+	Instead              // only the new field is sent
+	IfAbsent             // the new one is sent only if there is none
+	IfPresent            // Instead, but only if there is one
+)
+
+// Place says whether the field is sent with a reply that has some of its name, or none (there), and whether instead of those.
+func (t *Told) Place(there bool) (send, instead bool) {
+	switch t.How {
+	case Instead:
+		return true, there
+	case IfAbsent:
+		return !there, false
+	case IfPresent:
+		return there, there
+	default:
+		return true, false
+	}
 }
 
 // verdict reads an answer; wrong is why it makes no sense.
@@ -45,10 +79,10 @@ func verdict(o *owned, answer *auth.CheckResponse) (v *Verdict, wrong string) {
 		return nil, "it says that it failed itself"
 	}
 	if code != int32(grpc.OK) || denied != nil {
-		return &Verdict{Denied: true, Status: denial(code, denied), Message: message(denied)}, ""
+		return &Verdict{Denied: true, Status: denial(code, denied), Message: message(denied), Told: told(denied.GetHeaders(), false)}, ""
 	}
 	ok := answer.GetOkResponse()
-	v = &Verdict{}
+	v = &Verdict{Told: told(ok.GetResponseHeadersToAdd(), true)}
 	for _, h := range ok.GetHeaders() {
 		name, value, fine := header(h)
 		if !fine {
@@ -74,6 +108,44 @@ func verdict(o *owned, answer *auth.CheckResponse) (v *Verdict, wrong string) {
 		}
 	}
 	return v, ""
+}
+
+// told are the fields for the caller. What may not be sent, and what is too much, is left out: nobody may be let in, or kept out, for that. A
+// refusal has nothing of those names yet (not theirs: Beside is as good as any way), and Envoy, too, sends all of one name then, as of
+// www-authenticate.
+func told(list []*core.HeaderValueOption, theirs bool) (out []Told) {
+	for _, h := range list {
+		name, value, fine := header(h)
+		if !fine || len(out) == maxHeaders {
+			continue
+		}
+		t := Told{Name: name, Value: value}
+		if theirs {
+			t.How = how(h)
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// how reads what Envoy reads: the deprecated word first, then the enum.
+func how(h *core.HeaderValueOption) How {
+	if add := h.GetAppend(); add != nil { //nolint:staticcheck // deprecated, and what services send
+		if add.GetValue() {
+			return Beside
+		}
+		return Instead
+	}
+	switch h.GetAppendAction() {
+	case core.HeaderValueOption_ADD_IF_ABSENT:
+		return IfAbsent
+	case core.HeaderValueOption_OVERWRITE_IF_EXISTS:
+		return IfPresent
+	case core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
+		return Instead
+	default:
+		return Beside
+	}
 }
 
 // denial is the status of a refusal. The service's own gRPC status stands if it is more than "denied"; else the HTTP status
@@ -119,7 +191,17 @@ func header(h *core.HeaderValueOption) (name, value string, fine bool) {
 		value = string(h.GetHeader().GetRawValue())
 	}
 	value = strings.Trim(value, " ")
-	return name, value, httpguts.ValidHeaderFieldName(name) && !reserved(name) && authn.ValidValue(value) && len(value) <= maxValue
+	return name, value, httpguts.ValidHeaderFieldName(name) && !reserved(name) && authn.ValidValue(value) && len(value) <= maxValue && decodes(name, value)
+}
+
+// decodes tells whether a value can be read by gRPC: what is called -bin is base64, with padding or without. A library that meets another
+// ends the call for it.
+func decodes(name, value string) bool {
+	if !strings.HasSuffix(name, "-bin") {
+		return true
+	}
+	_, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
+	return err == nil && (!strings.HasSuffix(value, "=") || len(value)%4 == 0)
 }
 
 // reserved are the names that belong to HTTP/2 (RFC 9113, 8.2.2), to gRPC's protocol and to Trunkline.

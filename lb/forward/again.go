@@ -112,7 +112,11 @@ func (a *Attempt) commit() {
 	}
 	c.started = true
 	f := c.f
-	c.d.Sess.SendHeaders(c.down, f.withoutHopByHop(a.head), false)
+	if fields := f.withoutHopByHop(a.head); c.forCaller != nil {
+		c.sendTold(fields, false)
+	} else {
+		c.d.Sess.SendHeaders(c.down, fields, false)
+	}
 	held := a.held
 	a.held = nil
 	a.dropHeld()

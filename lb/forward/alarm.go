@@ -38,19 +38,20 @@ func (t *timing) timeout(v string) {
 	}
 }
 
-// clock settles how long the call may take. It says false if the call is refused.
-func (c *Call) clock(said *timing) bool {
-	if said.err != nil {
+// clock settles how long the call may take, from its arrival on. If it is to be refused for that, c.late does so.
+func (c *Call) clock(said *timing) {
+	if err := said.err; err != nil {
 		// grpc-go and grpc-java answer so, too.
-		c.refuse(refusal{status: grpc.Internal, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "BAD_TIMEOUT", message: said.err.Error()})
-		return false
+		c.late = func() {
+			c.refuse(refusal{status: grpc.Internal, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "BAD_TIMEOUT", message: err.Error()})
+		}
 	}
 	r := c.rules
 	if said.has {
 		c.asked = max(1, int64(said.given))
 	}
 	if !said.has && r.Timeout == 0 && r.IdleTimeout == 0 && r.PerTryTimeout == 0 {
-		return true
+		return
 	}
 	facts := deadline.Facts{Received: said.given, HasReceived: said.has, Policy: r.Timeout}
 	if r.RefuseHopeless && r.Latency != nil {
@@ -58,19 +59,13 @@ func (c *Call) clock(said *timing) bool {
 		facts.Median, facts.Samples = r.Latency.Quantile(c.f.shard.Now(), 0.5)
 	}
 	c.limit = deadline.Decide(facts)
-	if c.limit.Refuse {
-		c.note(decision.Note{Kind: decision.NoteHopeless, A: int64(facts.Median), B: int64(facts.Samples), Refused: true})
-		c.f.rec.Limited(r.Cluster.Name, telemetry.LimitHopeless)
-		c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_HOPELESS",
-			message: "the call came with " + facts.Received.String() + " left, and half of the recent calls of this method took longer than " +
-				facts.Median.String() + ": refused on arrival (trunkline.methodPolicy[].refuseHopeless)"})
-		return false
+	if c.limit.Refuse && c.late == nil {
+		c.isLate(&facts)
 	}
 	if c.limit.Source != deadline.None && int64(c.limit.Limit) < math.MaxInt64-c.arrived {
 		c.deadline = c.arrived + int64(c.limit.Limit)
-		if c.limit.Limit <= 1 { // it was up on arrival
-			c.expire()
-			return false
+		if c.limit.Limit <= 1 && c.late == nil { // it was up on arrival
+			c.late = c.expire
 		}
 		c.alarm(c.deadline)
 	}
@@ -81,7 +76,18 @@ func (c *Call) clock(said *timing) bool {
 		c.idle = int64(r.IdleTimeout)
 		c.alarm(c.seen + c.idle)
 	}
-	return true
+}
+
+// isLate has a call refused that would hardly be done in the time that its caller left.
+func (c *Call) isLate(facts *deadline.Facts) {
+	received, median, samples := facts.Received, facts.Median, int64(facts.Samples)
+	c.late = func() {
+		c.note(decision.Note{Kind: decision.NoteHopeless, A: int64(median), B: samples, Refused: true})
+		c.f.rec.Limited(c.rules.Cluster.Name, telemetry.LimitHopeless)
+		c.refuse(refusal{status: grpc.DeadlineExceeded, outcome: telemetry.OutcomeUpstreamTimeout, reason: "DEADLINE_HOPELESS",
+			message: "the call came with " + received.String() + " left, and half of the recent calls of this method took longer than " +
+				median.String() + ": refused on arrival (trunkline.methodPolicy[].refuseHopeless)"})
+	}
 }
 
 // carry has the request say how much time its first attempt is given, so that it need not be put together anew for that.

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -8,6 +9,7 @@ import (
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/codec/session"
 	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/gate"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/lb/telemetry"
@@ -27,11 +29,14 @@ type Call struct {
 	// The request, kept until commit.
 	req      []*hpack.Field // one reference each
 	trailers []*hpack.Field // request trailers (nearly never there); one reference each
+	metadata int64          // bytes of these that its client's budget holds: see holdMetadata
 	replay   []byte         // request data so far; owned, from the shard's buffers
 	noReplay bool           // the request is not whole any more: committed, or larger than may be kept
-	ended    bool           // the client has ended its side
-	path     *hpack.Field   // in req; nil after commit
-	auth     string         // :authority, or host; borrowed from told[0]
+	// noTrailers: the gate set or removed fields of the request. Trailers could bring them again; gRPC has none of requests.
+	noTrailers bool
+	ended      bool         // the client has ended its side
+	path       *hpack.Field // in req; nil after commit
+	auth       string       // :authority, or host; borrowed from told[0]
 	// told are fields that the call's record names: authority, user-agent, traceparent. One reference each, until the call
 	// is told of; nil where absent.
 	told [3]*hpack.Field
@@ -83,6 +88,8 @@ type Call struct {
 	shadowKeys  []string          // see policies.Shadow.Keys
 	limit       deadline.Decision // how long the call may take, and who said so
 	who         *authn.Principal  // nil: nobody knows
+	forCaller   []gate.Told       // goes with the reply's headers; nil: nothing, or it is said
+	late        func()            // refuses the call for what it says of time, once its caller is known; nil: nothing to refuse
 	watch       *watch            // nil: its messages are not looked at
 	carries     time.Duration     // what grpc-timeout says in req; 0: it is not there
 	asked       int64             // the caller's grpc-timeout, nanoseconds; 0: none
@@ -137,7 +144,9 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	c.told[host] = b.Authority
 	var said timing
 	var traceparent string
+	size := 0
 	for _, h := range c.req {
+		size += h.Size()
 		switch h.ID {
 		case hpack.GrpcTimeout:
 			said.timeout(h.Value)
@@ -176,9 +185,50 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	f.rec.Start(c.stats)
 	f.cur = c
 	c.trace = f.tel.StartTrace(traceparent, f.lookupField, f.shard.Rand())
-	if c.e == nil || c.clock(&said) {
-		c.later()
+	if size > freeMetadata && !c.holdMetadata(size) {
+		d.Sess.Wasted()
+		c.refuse(noRoom("request's", size))
+		return
 	}
+	if c.e != nil {
+		c.clock(&said)
+	}
+	c.later()
+}
+
+// freeMetadata is how many bytes of a header block of a request are in nobody's budget, as RFC 9113 section 6.5.2 counts them: calls that are
+// like most cost no more than a comparison.
+const freeMetadata = 8 << 10
+
+// holdMetadata counts a header block of the request, of size bytes, in the client's budget. It says false if that has no room. What is counted is
+// at least what is held: calls that bring the same fields share them.
+func (c *Call) holdMetadata(size int) bool {
+	n := int64(size - freeMetadata)
+	if !c.d.Budget.Hold(n) {
+		return false
+	}
+	c.metadata += n
+	return true
+}
+
+// releaseMetadata gives back what was counted, but for the fields that are kept for the call's record.
+func (c *Call) releaseMetadata() {
+	size := 0
+	for _, h := range c.told {
+		if h != nil {
+			size += h.Size()
+		}
+	}
+	left := min(c.metadata, int64(max(0, size-freeMetadata)))
+	c.d.Budget.Release(c.metadata - left)
+	c.metadata = left
+}
+
+// noRoom is the refusal of a call whose metadata the client's budget has no room for.
+func noRoom(of string, size int) refusal {
+	return refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeOverloaded, reason: "CONNECTION_BUDGET",
+		message: fmt.Sprintf("there is no room for the %d bytes of the %s metadata beside what this client, or all clients, make Trunkline hold already: send less "+
+			"metadata, or fewer calls at once (limits.bufferBytesPerConnection, limits.bufferBytesTotal)", size, of)}
 }
 
 // waiting says whether the call has no attempt at the moment but will have one: because it is fresh, in a backoff, in a queue, or while somebody is

@@ -62,6 +62,7 @@ type tale struct {
 	asked int    // how often the gate was
 	// stopped: the gate has not let it pass.
 	stopped bool
+	changed bool // the gate changed its fields: trailers go no further
 	seen    []*visit
 }
 

@@ -163,6 +163,10 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 			message: "the request's trailers have more than " + d.limitText()})
 		return
 	}
+	if c.noTrailers {
+		c.onward(nil, true)
+		return
+	}
 	b.Taken = true
 	fields := c.without(b.Fields, c.forged)
 	if c.sending() {
@@ -173,11 +177,24 @@ func (d *Down) HandleHeaders(s *session.Stream, b *session.Block) {
 			}
 		}
 	} else if c.live > 0 || c.waiting() {
-		c.trailers = append([]*hpack.Field(nil), fields...)
+		c.keepTrailers(fields)
 		return
 	}
 	for _, h := range fields {
 		d.f.shard.Env.Interner.Release(h)
+	}
+}
+
+// keepTrailers keeps the request's trailers, whose references are the call's now, until it has an endpoint.
+func (c *Call) keepTrailers(fields []*hpack.Field) {
+	c.trailers = append([]*hpack.Field(nil), fields...)
+	size := 0
+	for _, h := range fields {
+		size += h.Size()
+	}
+	if size > freeMetadata && !c.holdMetadata(size) {
+		c.abandon(h2.Cancel, grpc.ResourceExhausted, telemetry.OutcomeOverloaded)
+		c.refuse(noRoom("request trailers'", size))
 	}
 }
 

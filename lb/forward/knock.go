@@ -128,11 +128,14 @@ func (c *Call) identified(v *gate.Verdict) {
 	for _, n := range v.Notes {
 		c.noteGate(decision.NoteGate, n)
 	}
+	c.forCaller = v.Told
 	if v.Refused {
 		c.deny(v)
 		return
 	}
 	if len(v.Remove) > 0 || len(v.Set) > 0 {
+		c.noTrailers = true
+		c.dropTrailers()
 		c.req = c.without(c.req, func(h *hpack.Field) bool {
 			return slices.Contains(v.Remove, h.Name) || slices.ContainsFunc(v.Set, func(kv [2]string) bool { return kv[0] == h.Name })
 		})
@@ -211,8 +214,13 @@ func (c *Call) intended(allowed bool, why string) {
 	c.agreed()
 }
 
-// agreed admits the call, or has its first message looked at before.
+// agreed admits the call, or has its first message looked at before. Only here is it refused for what it says of time: whoever may not
+// call shall not learn which methods there are, nor how long they take.
 func (c *Call) agreed() {
+	if c.late != nil {
+		c.late()
+		return
+	}
 	if c.watch != nil {
 		c.watch.begin()
 		return

@@ -16,13 +16,13 @@ import (
 func (f *Forwarder) afterFlush(end int64) {
 	for i, c := range f.done {
 		f.tell(c, end)
-		c.dropRequest()
 		for _, h := range c.told {
 			if h != nil {
 				f.shard.Env.Interner.Release(h)
 			}
 		}
 		c.told, c.auth = [3]*hpack.Field{}, ""
+		c.dropRequest()
 		f.done[i] = nil
 		f.recycle(c)
 	}

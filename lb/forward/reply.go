@@ -11,6 +11,7 @@ import (
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
+	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/lb/decision"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
@@ -63,6 +64,9 @@ func (c *Call) refuse(r refusal) {
 	if r.after > 0 {
 		f.add(in.Intern("grpc-retry-pushback-ms", strconv.FormatInt(max(1, int64((r.after+time.Millisecond-1)/time.Millisecond)), 10)))
 	}
+	if c.forCaller != nil && !c.started {
+		c.tellCaller()
+	}
 	s, id := c.down, c.down.ID
 	if s.Held() > 0 && (r.status == grpc.DeadlineExceeded || r.reason == idleTimeout) {
 		// The client does not read: the reply would wait behind what it does not take, and its time is over now.
@@ -75,6 +79,51 @@ func (c *Call) refuse(r refusal) {
 	if c.down == s && s.ID == id && !s.RecvClosed() {
 		// The client is still sending; it need not (RFC 9113 section 8.1).
 		c.d.Sess.ResetAfter(s, h2.NoError)
+	}
+}
+
+// replyRoom is how large a reply's headers may become by what the gate has to tell the caller, in bytes as RFC 9113 section 6.5.2 counts them: more
+// than clients take (grpc-java, gRPC's core) would break the call, or even their connection.
+const replyRoom = 8 << 10
+
+// sendTold begins the response with these fields and what the gate has to tell the caller.
+func (c *Call) sendTold(fields []*hpack.Field, end bool) {
+	f := c.f
+	f.scratch = append(f.scratch[:0], fields...)
+	c.tellCaller()
+	c.d.Sess.SendHeaders(c.down, f.scratch, end)
+	f.releaseMade()
+}
+
+// tellCaller puts what the gate has to tell the caller into the block, once. What there is no room for is left out.
+func (c *Call) tellCaller() {
+	f := c.f
+	size, left := 0, 0
+	for _, h := range f.scratch {
+		size += h.Size()
+	}
+	for i := range c.forCaller {
+		t := &c.forCaller[i]
+		named := func(h *hpack.Field) bool { return h.Name == t.Name }
+		send, instead := t.Place(slices.ContainsFunc(f.scratch, named))
+		if !send {
+			continue
+		}
+		h := f.shard.Env.Interner.Intern(t.Name, t.Value)
+		if size+h.Size() > replyRoom {
+			f.shard.Env.Interner.Release(h)
+			left++
+			continue
+		}
+		size += h.Size()
+		if instead {
+			f.scratch = slices.DeleteFunc(f.scratch, named)
+		}
+		f.add(h)
+	}
+	if c.forCaller = nil; left > 0 {
+		c.note(decision.Note{Kind: decision.NoteGate, Name: "externalAuthorization",
+			Text: fmt.Sprintf("left out %d of its fields for the caller: a reply's headers get no larger than %d bytes by them", left, replyRoom)})
 	}
 }
 

@@ -249,9 +249,17 @@ func (c *Call) dropRequest() {
 	for _, h := range c.req {
 		in.Release(h)
 	}
-	c.req = c.req[:0]
-	for _, h := range c.trailers {
-		in.Release(h)
+	c.req, c.path = c.req[:0], nil
+	c.dropTrailers()
+	if c.metadata > 0 {
+		c.releaseMetadata()
 	}
-	c.trailers, c.path = nil, nil
+}
+
+// dropTrailers lets go of the request's trailers; its end stands.
+func (c *Call) dropTrailers() {
+	for _, h := range c.trailers {
+		c.f.shard.Env.Interner.Release(h)
+	}
+	c.trailers = nil
 }

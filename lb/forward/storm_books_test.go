@@ -37,7 +37,7 @@ func (st *storm) books() {
 		n++
 		live, running := 0, map[*upstream.Endpoint]bool{}
 		b := &c.d.Budget
-		budgets[b] += int64(len(c.replay))
+		budgets[b] += int64(len(c.replay)) + c.metadata
 		replaying += int64(len(c.replay))
 		if w := c.watch; w != nil {
 			budgets[b] += int64(len(w.buf))

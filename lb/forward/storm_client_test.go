@@ -161,6 +161,9 @@ func (st *storm) client(k, calls int, wg *sync.WaitGroup) *listener {
 			if c.yes(10) {
 				kv = append(kv, "grpc-previous-rpc-attempts", "1")
 			}
+			if c.yes(5) {
+				kv = append(kv, "x-long", strings.Repeat("l", freeMetadata+c.n(3000)))
+			}
 			p.block(id, len(parts) == 0 && !ta.extra, kv...)
 			quit := c.yes(10) || !timed
 			after := time.Duration(c.n(pick(c, 1, 50, 3000))) * time.Millisecond

@@ -27,6 +27,9 @@ func (w warden) Check(q *gate.Request, then func(*gate.Verdict)) *gate.Verdict {
 	case 2:
 		v.Principal = &authn.Principal{Name: "ann"}
 	}
+	if c.yes(30) {
+		v.Told = []gate.Told{{Name: "x-told", Value: "1"}}
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	ta := st.calls[strings.Clone(q.Field("x-call"))]
@@ -34,6 +37,7 @@ func (w warden) Check(q *gate.Request, then func(*gate.Verdict)) *gate.Verdict {
 		st.wrong("%s: the gate is asked again", ta.id)
 	}
 	ta.stopped = v.Refused
+	ta.changed = v.Set != nil
 	if c.yes(50) {
 		return v
 	}

@@ -78,7 +78,12 @@ func (a *Attempt) response(b *session.Block) {
 		return
 	}
 	c.started = c.started || !b.Informational
-	c.d.Sess.SendHeaders(c.down, f.withoutHopByHop(b.Fields), b.End)
+	fields := f.withoutHopByHop(b.Fields)
+	if c.forCaller != nil && !b.Informational {
+		c.sendTold(fields, b.End)
+		return
+	}
+	c.d.Sess.SendHeaders(c.down, fields, b.End)
 }
 
 // withoutHopByHop drops what is of one connection only (RFC 9113 section 8.2.2): the response is better saved than refused.

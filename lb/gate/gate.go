@@ -8,6 +8,7 @@ package gate
 import (
 	"time"
 
+	"github.com/trunkline/trunkline/lb/extauthz"
 	"github.com/trunkline/trunkline/policy/authn"
 	"github.com/trunkline/trunkline/policy/authz"
 )
@@ -38,7 +39,12 @@ type Verdict struct {
 	Set, Add [][2]string
 	Remove   []string
 	Notes    []Note
+	// Told are fields for the caller: they go with the reply's headers, or with the refusal. Not to be written to.
+	Told []Told
 }
+
+// Told is a field for the caller; its name and value may be sent.
+type Told = extauthz.Told
 
 // Note is something that the call's record tells.
 type Note = authz.Note

@@ -59,6 +59,7 @@ func (r *Rules) heard(v *Verdict, x *extauthz.Verdict) {
 	if r.shadow {
 		return
 	}
+	v.Told = x.Told
 	if !x.Denied {
 		v.change(x)
 		return
