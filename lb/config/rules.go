@@ -59,6 +59,9 @@ func ruleMessage(v *protovalidate.Violation) string {
 			}
 		}
 		got := v.FieldValue.String()
+		if got == "" {
+			return "is missing: write one of " + strings.Join(allowed, ", ")
+		}
 		msg := fmt.Sprintf("%q is not one of %s", got, strings.Join(allowed, ", "))
 		if guess := document.Nearest(got, allowed); guess != "" {
 			msg += fmt.Sprintf("; did you mean %q?", guess)
@@ -97,6 +100,14 @@ func wanted(field protoreflect.FieldDescriptor) string {
 		return "write { service: pkg.Service }, { method: pkg.Service/Method }, { prefix: pkg. } or {} for every call"
 	case "trunkline.config.v1.Route.cluster":
 		return "write the name of the cluster that takes these calls"
+	case "trunkline.config.v1.JwtProvider.issuer":
+		return "write what the tokens' claim iss is, such as https://login.example.com"
+	case "trunkline.config.v1.JwtProvider.audiences":
+		return "write whom the tokens are for (their claim aud), such as [ shop ]"
+	case "trunkline.config.v1.ProxyProtocol.trusted":
+		return "write the addresses of the proxies that are believed, such as [ 10.0.0.0/8 ]"
+	case "trunkline.config.v1.AuthorizationRule.name":
+		return "write a name, which refused callers are told"
 	}
 	return "write the " + field.JSONName()
 }

@@ -208,6 +208,7 @@ func TestAWrongConditionIsExplained(t *testing.T) {
 	for when, want := range map[string]string{
 		`clams.role == "x"`:                   `at character 1 (clams.role == "x"): there is no clams; did you mean claims?`,
 		`peer.adress == ""`:                   `at character 5 (.adress == ""): there is no field adress; did you mean address?`,
+		`metadata["x-tenant"] == "acme"`:      `at character 22 (== "acme"): cannot compare or call so: '==' applied to '(list(string), string)'; the values of metadata are lists: write metadata["x-tenant"][0], or "acme" in metadata["x-tenant"]`,
 		`method == 3`:                         `at character 8 (== 3): cannot compare or call so: '==' applied to '(string, int)'`,
 		`method ==`:                           `at character 10: does not parse: mismatched input the end`,
 		`claims.admin`:                        `at character 1: the result may be anything: write claims.admin == true, if that is what is meant`,

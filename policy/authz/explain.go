@@ -65,6 +65,9 @@ func plain(msg string, call bool) string {
 	}
 	// Operators are functions to CEL: _==_, @in, !_.
 	msg = regexp.MustCompile(`'[_@]?(\S+?)_?' applied`).ReplaceAllString(msg, "'$1' applied")
+	if strings.Contains(msg, "(list(string), string)") { // who has not heard that metadata may come twice
+		msg += `; the values of metadata are lists: write metadata["x-tenant"][0], or "acme" in metadata["x-tenant"]`
+	}
 	return strings.ReplaceAll(msg, "found no matching overload for", "cannot compare or call so:")
 }
 
