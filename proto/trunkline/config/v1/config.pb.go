@@ -1389,7 +1389,7 @@ type AuthorizationRule struct {
 	When string `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
 	// "allow" or "deny".
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
-	// Only count and record what it would have done. Default: false.
+	// Only note in the call's record what it would have done. Default: false.
 	Shadow bool `protobuf:"varint,5,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	// What a refused caller is told to do. Default: nothing but the rule's name.
 	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
@@ -1486,7 +1486,7 @@ type ExternalAuthorization struct {
 	Metadata []string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty"`
 	// TLS to it. Default: none.
 	Tls *UpstreamTLS `protobuf:"bytes,7,opt,name=tls,proto3" json:"tls,omitempty"`
-	// Only count and record what it says. Default: false.
+	// Only note in the call's record what it says. Default: false.
 	Shadow        bool `protobuf:"varint,8,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1694,7 +1694,7 @@ type PayloadValidation struct {
 	RefuseUnknownFields bool `protobuf:"varint,1,opt,name=refuse_unknown_fields,json=refuseUnknownFields,proto3" json:"refuse_unknown_fields,omitempty"`
 	// Check the rules of protovalidate that the descriptors carry. Default: false.
 	Protovalidate bool `protobuf:"varint,2,opt,name=protovalidate,proto3" json:"protovalidate,omitempty"`
-	// Only count and record what would be refused. Default: false.
+	// Only note in the call's record what would be refused. Default: false.
 	Shadow        bool `protobuf:"varint,3,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1754,7 +1754,7 @@ func (x *PayloadValidation) GetShadow() bool {
 // Waf is a web application firewall: Coraza with OWASP's core rule set.
 type Waf struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "detect" counts and records, "block" refuses. Default: "block".
+	// "detect" notes attacks in the call's record, "block" refuses them; both log them. Default: "block".
 	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
 	// The core rule set's paranoia level, 1 to 4. Default: 1.
 	Paranoia *uint32 `protobuf:"varint,2,opt,name=paranoia,proto3,oneof" json:"paranoia,omitempty"`
@@ -2771,11 +2771,11 @@ type UpstreamTLS struct {
 	CertFile string `protobuf:"bytes,2,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
 	// Its key, PEM.
 	KeyFile string `protobuf:"bytes,3,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
-	// The name to expect in the server's certificate. Default: the address's host.
+	// The name to expect in the server's certificate. Default: the address's host; none where spiffeId is written.
 	ServerName string `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
 	// Trust any certificate. For tests only.
 	InsecureSkipVerify bool `protobuf:"varint,5,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
-	// The SPIFFE id to expect instead of a name. Default: none.
+	// The SPIFFE id to expect. A name is verified beside it only where serverName is written. Default: none.
 	SpiffeId      string `protobuf:"bytes,6,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
