@@ -89,7 +89,7 @@ func TestAServerIsTakenOnlyIfItIsWhoWasExpected(t *testing.T) {
 		{"a SPIFFE id", byID("spiffe://a/b"), nil, "10.0.0.7:443", spiffe("spiffe://a/b"), nil},
 		{"another SPIFFE id", byID("spiffe://a/b"), nil, "10.0.0.7:443", spiffe("spiffe://a/c"), []string{"is of spiffe://a/c, but spiffe://a/b was expected"}},
 		{"two SPIFFE ids", byID("spiffe://a/b"), nil, "10.0.0.7:443", spiffe("spiffe://a/b", "spiffe://a/c"), []string{"several SPIFFE ids"}},
-		{"no SPIFFE id", byID("spiffe://a/b"), nil, "shop.test:443", ca.named("shop.test"), []string{"no SPIFFE id, but is for shop.test", "spiffe://a/b was expected"}},
+		{"no SPIFFE id", byID("spiffe://a/b"), nil, "shop.test:443", ca.named("shop.test"), []string{"no SPIFFE id, but is for shop.test", "spiffe://a/b was expected: correct spiffeId in clusters[0].tls, or the certificate"}},
 		{"a SPIFFE id of another authority", byID("spiffe://a/b"), nil, "10.0.0.7:443", other.issue(func(c *x509.Certificate) { c.URIs = append(c.URIs, parsed(t, "spiffe://a/b")) }), []string{"issued by CN=Other CA"}},
 		{"a SPIFFE id and a name", &configv1.UpstreamTLS{CaFile: file, SpiffeId: "spiffe://a/b", ServerName: "shop.test"}, nil, "10.0.0.7:443", both, nil},
 		{"a SPIFFE id without the name", &configv1.UpstreamTLS{CaFile: file, SpiffeId: "spiffe://a/b", ServerName: "shop.test"}, nil, "10.0.0.7:443", spiffe("spiffe://a/b"), []string{"not for the name shop.test"}},

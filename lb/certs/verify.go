@@ -82,11 +82,11 @@ func (e *expected) identity(leaf *x509.Certificate) error {
 	}
 	switch {
 	case len(ids) == 0:
-		return fmt.Errorf("its certificate has no SPIFFE id, but is for %s; %s was expected", strings.Join(names(leaf), ", "), e.wanted())
+		return fmt.Errorf("its certificate has no SPIFFE id, but is for %s; %s was expected%s", strings.Join(names(leaf), ", "), e.wanted(), e.remedy())
 	case len(ids) > 1:
 		return fmt.Errorf("its certificate has several SPIFFE ids (%s); exactly one is allowed", strings.Join(ids, ", "))
 	case e.spiffe != "" && ids[0] != e.spiffe:
-		return fmt.Errorf("its certificate is of %s, but %s was expected", ids[0], e.spiffe)
+		return fmt.Errorf("its certificate is of %s, but %s was expected%s", ids[0], e.spiffe, e.remedy())
 	}
 	if e.match != nil {
 		if err := e.match(ids[0]); err != nil {
@@ -101,6 +101,14 @@ func (e *expected) wanted() string {
 		return e.spiffe
 	}
 	return "a service of Consul's mesh"
+}
+
+// remedy ends a refusal for an id that the configuration expects; what the mesh expects is not written there.
+func (e *expected) remedy() string {
+	if e.mesh {
+		return ""
+	}
+	return fmt.Sprintf(": correct spiffeId in %s, or the certificate", e.client.o.Path)
 }
 
 // explain says in words why a server's chain is not good.
