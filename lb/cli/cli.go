@@ -57,7 +57,7 @@ type commands struct {
 	Serve   serveCmd   `cmd:"" help:"Balance gRPC calls until SIGTERM, then drain."`
 	Check   checkCmd   `cmd:"" help:"Say what is wrong with a config file, with line and field; exit 1 if anything is."`
 	Explain explainCmd `cmd:"" help:"Say where a call would go, or what became of calls that have ended, and why."`
-	Demo    demoCmd    `cmd:"" help:"Show it all in one process: three backends, a balancer, a client."`
+	Demo    demoCmd    `cmd:"" help:"Show it all in one process: four backends, a balancer, a client."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
