@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,7 +34,8 @@ func (d *decider) Check(ctx context.Context, r *auth.CheckRequest) (*auth.CheckR
 	}
 	denied := func(http typev3.StatusCode, body string) *auth.CheckResponse {
 		return &auth.CheckResponse{Status: &rpcstatus.Status{Code: int32(codes.PermissionDenied)},
-			HttpResponse: &auth.CheckResponse_DeniedResponse{DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: http}, Body: body}}}
+			HttpResponse: &auth.CheckResponse_DeniedResponse{DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: http}, Body: body,
+				Headers: append(forbidden(), set("www-authenticate", `Bearer realm="shop"`), set("x-retry-at", "noon"))}}}
 	}
 	switch r.GetAttributes().GetRequest().GetHttp().GetHeaders()["x-ask"] {
 	case "deny":
@@ -47,9 +49,20 @@ func (d *decider) Check(ctx context.Context, r *auth.CheckRequest) (*auth.CheckR
 		return nil, ctx.Err()
 	}
 	return &auth.CheckResponse{HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{
-		Headers:         []*core.HeaderValueOption{set("x-plan", "gold"), set("x-forwarded-client-cert", "URI=root"), set("grpc-timeout", "1n"), set("x-trunkline-user", "root")},
-		HeadersToRemove: []string{"x-secret"},
+		Headers:              []*core.HeaderValueOption{set("x-plan", "gold"), set("x-forwarded-client-cert", "URI=root"), set("grpc-timeout", "1n"), set("x-trunkline-user", "root")},
+		HeadersToRemove:      []string{"x-secret"},
+		ResponseHeadersToAdd: append(forbidden(), set("x-quota-left", "7"), set("x-proof-bin", "AAE=")),
 	}}}, nil
+}
+
+// forbidden are fields that would break a reply, or a client that reads it.
+func forbidden() (list []*core.HeaderValueOption) {
+	for _, kv := range [][2]string{{":status", "500"}, {"content-type", "text/html"}, {"grpc-status", "0"}, {"grpc-message", "fine"}, {"grpc-encoding", "snail"}, {"connection", "close"},
+		{"transfer-encoding", "chunked"}, {"content-length", "3"}, {"te", "x"}, {"x-trunkline-user", "root"}, {"X Bad", "1"}, {"x-lines", "a\r\nb: c"}, {"x-bin", "not base64"},
+		{"x-long", strings.Repeat("l", 9000)}, {"", "1"}} {
+		list = append(list, &core.HeaderValueOption{Header: &core.HeaderValue{Key: kv[0], Value: kv[1]}})
+	}
+	return list
 }
 
 func startDecider(t testing.TB) (*decider, *grpc.Server, string) {

@@ -2,6 +2,7 @@ package extauthz
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,15 +73,51 @@ func TestTheServiceChangesMetadataButNothingElse(t *testing.T) {
 		option("x-set", " 1 "), add, absent, present, over, nothing, raw,
 		option(":path", "/admin.Admin/Stop"), option("te", "x"), option("grpc-timeout", "1S"), option("content-length", "0"), option("content-type", "text/html"),
 		option("x-forwarded-client-cert", "By=me"), option("x-trunkline-a", "b"), option("x-lines", "a\r\nb: c"), option("x-empty", ""), option("bad name", "x"),
-		option("x-long", strings.Repeat("x", maxValue+1)), nil))
+		option("x-long", strings.Repeat("x", maxValue+1)), option("x-bad-bin", "not base64!"), option("x-bin", "AAE="), nil))
 	if wrong != "" || v.Denied || v.Failed {
 		t.Fatalf("%+v %s", v, wrong)
 	}
-	if got, want := fmt.Sprint(v.Set), "[[x-set 1] [x-absent 3] [x-here 5] [x-raw 7]]"; got != want {
+	if got, want := fmt.Sprint(v.Set), "[[x-set 1] [x-absent 3] [x-here 5] [x-raw 7] [x-bin AAE=]]"; got != want {
 		t.Errorf("set %s, want %s", got, want)
 	}
 	if got, want := fmt.Sprint(v.Add, v.Remove), "[[x-added 2]] [x-gone]"; got != want {
 		t.Errorf("add and remove %s, want %s", got, want)
+	}
+}
+
+func TestTheServiceTellsTheCallerWhatMayBeSentAndNothingElse(t *testing.T) {
+	with := func(h *core.HeaderValueOption, also *wrapperspb.BoolValue, action core.HeaderValueOption_HeaderAppendAction) *core.HeaderValueOption {
+		h.Append, h.AppendAction = also, action //nolint:staticcheck // deprecated, and what services send
+		return h
+	}
+	bad := []*core.HeaderValueOption{option(":status", "200"), option("Content-Type", "text/html"), option("grpc-status", "0"), option("te", "x"), option("connection", "close"),
+		option("x-trunkline-a", "b"), option("x-lines", "a\r\nb: c"), option("x-empty", ""), option("bad name", "x"), option("x-bad-bin", "!"), option("x-odd-bin", "A"),
+		option("x-long", strings.Repeat("x", maxValue+1)), nil}
+	good := []*core.HeaderValueOption{option("X-Quota", "7"), with(option("x-in", "1"), wrapperspb.Bool(false), 0), with(option("x-and", "2"), wrapperspb.Bool(true), 0),
+		with(option("x-absent", "3"), nil, core.HeaderValueOption_ADD_IF_ABSENT), with(option("x-over", "4"), nil, core.HeaderValueOption_OVERWRITE_IF_EXISTS),
+		with(option("x-set", "5"), nil, core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD), option("x-raw-bin", "AAE")}
+	v, wrong := verdict(&owned{}, &auth.CheckResponse{HttpResponse: &auth.CheckResponse_OkResponse{
+		OkResponse: &auth.OkHttpResponse{ResponseHeadersToAdd: append(bad, good...)}}})
+	want := []Told{{"x-quota", "7", Beside}, {"x-in", "1", Instead}, {"x-and", "2", Beside}, {"x-absent", "3", IfAbsent}, {"x-over", "4", IfPresent}, {"x-set", "5", Instead},
+		{"x-raw-bin", "AAE", Beside}}
+	if wrong != "" || v.Denied || !slices.Equal(v.Told, want) || len(v.Set)+len(v.Add) > 0 {
+		t.Errorf("%+v %s\nwant %+v", v, wrong, want)
+	}
+
+	deny := denied(codes.PermissionDenied, 401, "log in")
+	challenge := []*core.HeaderValueOption{option("WWW-Authenticate", "Bearer"), option("www-authenticate", "Basic")}
+	deny.GetDeniedResponse().Headers = append(bad, challenge...)
+	v, wrong = verdict(&owned{}, deny)
+	if want = []Told{{"www-authenticate", "Bearer", Beside}, {"www-authenticate", "Basic", Beside}}; wrong != "" || !v.Denied || !slices.Equal(v.Told, want) {
+		t.Errorf("%+v %s\nwant %+v", v, wrong, want)
+	}
+
+	// A denial with too much to tell is a denial still: with failOpen the call would pass if it made no sense.
+	for i := range 3 * maxHeaders {
+		deny.GetDeniedResponse().Headers = append(deny.GetDeniedResponse().Headers, option(fmt.Sprint("x-", i), "v"))
+	}
+	if v, wrong = verdict(&owned{}, deny); wrong != "" || !v.Denied || len(v.Told) != maxHeaders {
+		t.Errorf("%+v %s", v, wrong)
 	}
 }
 
@@ -101,7 +138,8 @@ func TestAnAnswerThatChangesTooMuchMakesNoSense(t *testing.T) {
 
 // Whatever a service answers, its words are short and its fields can be sent.
 func FuzzAnswer(f *testing.F) {
-	for _, m := range []*auth.CheckResponse{denied(codes.PermissionDenied, 401, "log in"), allowed([]string{"x-gone"}, option("x-set", "1")), {}} {
+	for _, m := range []*auth.CheckResponse{denied(codes.PermissionDenied, 401, "log in"), allowed([]string{"x-gone"}, option("x-set", "1")),
+		{HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{ResponseHeadersToAdd: []*core.HeaderValueOption{option("x-told-bin", "AAE=")}}}}, {}} {
 		b, err := proto.Marshal(m)
 		if err != nil {
 			f.Fatal(err)
@@ -122,6 +160,9 @@ func FuzzAnswer(f *testing.F) {
 		}
 		if len(v.Message) > maxMessage || strings.ContainsAny(v.Message, "\r\n\x00\x1b") || v.Denied && (v.Status == 0 || !v.Status.Known()) {
 			t.Fatalf("%+v", v)
+		}
+		for _, h := range v.Told {
+			v.Add = append(v.Add, [2]string{h.Name, h.Value})
 		}
 		for _, h := range append(v.Set, v.Add...) {
 			if h[0] == "" || h[0] != strings.ToLower(h[0]) || strings.ContainsAny(h[0]+h[1], "\r\n\x00") || strings.ContainsAny(h[0], ": ") ||

@@ -192,19 +192,23 @@ func TestTheExternalServiceIsAskedLast(t *testing.T) {
 
 	answer.Store(&auth.CheckResponse{HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{
 		Headers:         []*core.HeaderValueOption{{Header: &core.HeaderValue{Key: "x-tenant", Value: "acme-eu"}}, {Header: &core.HeaderValue{Key: "x-plan", Value: "gold"}}},
-		HeadersToRemove: []string{"x-debug"}}}})
+		HeadersToRemove: []string{"x-debug"}, ResponseHeadersToAdd: []*core.HeaderValueOption{{Header: &core.HeaderValue{Key: "x-quota", Value: "7"}}}}}})
 	v := check(t, g, call("authorization", good, "x-debug", "1", "x-tenant", "spoofed"))
-	if v.Refused || fmt.Sprint(v.Set, v.Remove) != "[[x-tenant acme-eu] [x-plan gold]] [x-debug]" || len(v.Notes) != 1 || v.Notes[0].Text != "allows it" {
+	if v.Refused || fmt.Sprint(v.Set, v.Remove) != "[[x-tenant acme-eu] [x-plan gold]] [x-debug]" || len(v.Notes) != 1 || v.Notes[0].Text != "allows it" ||
+		!slices.Equal(v.Told, []Told{{Name: "x-quota", Value: "7"}}) {
 		t.Errorf("%+v", v)
 	}
 	if h := asked.Load().GetAttributes().GetRequest().GetHttp().GetHeaders(); h["x-tenant"] != "acme" || h["x-debug"] != "1" {
 		t.Errorf("it is told %v", h)
 	}
 
-	answer.Store(denied(7, 401, "log in at https://id.example.com"))
+	denial := denied(7, 401, "log in at https://id.example.com")
+	denial.GetDeniedResponse().Headers = []*core.HeaderValueOption{{Header: &core.HeaderValue{Key: "www-authenticate", Value: "Bearer"}}}
+	answer.Store(denial)
 	v = check(t, g, call("authorization", good))
 	if v.Source != SourceExternal || v.Status != grpc.Unauthenticated || v.Reason != "DENIED_BY_SERVICE" ||
-		v.Message != "the authorization service denies bench.Echo/Ping to web: log in at https://id.example.com (externalAuthorization)" {
+		v.Message != "the authorization service denies bench.Echo/Ping to web: log in at https://id.example.com (externalAuthorization)" ||
+		!slices.Equal(v.Told, []Told{{Name: "www-authenticate", Value: "Bearer"}}) {
 		t.Errorf("%+v", v)
 	}
 
@@ -220,7 +224,7 @@ func TestTheExternalServiceIsAskedLast(t *testing.T) {
 
 	shadow := open(t, strings.Replace(text, "timeout: 5s", "timeout: 5s, shadow: true", 1))
 	v = check(t, shadow, call("authorization", good))
-	if v.Refused || len(v.Notes) != 1 || !v.Notes[0].Shadow || !v.Notes[0].Refused || !strings.Contains(v.Notes[0].Text, "denies it with UNAUTHENTICATED") {
+	if v.Refused || len(v.Told) > 0 || len(v.Notes) != 1 || !v.Notes[0].Shadow || !v.Notes[0].Refused || !strings.Contains(v.Notes[0].Text, "denies it with UNAUTHENTICATED") {
 		t.Errorf("shadow: %+v", v)
 	}
 

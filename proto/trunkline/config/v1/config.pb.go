@@ -1469,7 +1469,8 @@ func (x *AuthorizationRule) GetMessage() string {
 	return ""
 }
 
-// ExternalAuthorization asks a service about calls (envoy.service.auth.v3.Authorization/Check).
+// ExternalAuthorization asks a service about calls (envoy.service.auth.v3.Authorization/Check). It may change a call's request metadata,
+// and give its caller header fields with the reply.
 type ExternalAuthorization struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host:port.
@@ -2980,7 +2981,8 @@ type Limits struct {
 	// Streams open at once on one connection (SETTINGS_MAX_CONCURRENT_STREAMS). Default: 1000.
 	MaxConcurrentStreams *uint32 `protobuf:"varint,2,opt,name=max_concurrent_streams,json=maxConcurrentStreams,proto3,oneof" json:"max_concurrent_streams,omitempty"`
 	// Bytes held for one connection because one side does not read; the stream that would exceed it is reset
-	// (ENHANCE_YOUR_CALM, which clients read as RESOURCE_EXHAUSTED). At least 1 MiB. Default: 32 MiB.
+	// (ENHANCE_YOUR_CALM, which clients read as RESOURCE_EXHAUSTED). Of a request's metadata what is beyond 8 KiB counts until its response
+	// begins; a call whose metadata would exceed it is refused. At least 1 MiB. Default: 32 MiB.
 	BufferBytesPerConnection *uint64 `protobuf:"varint,3,opt,name=buffer_bytes_per_connection,json=bufferBytesPerConnection,proto3,oneof" json:"buffer_bytes_per_connection,omitempty"`
 	// Request bytes kept per call so that it can be sent again if it was provably not processed. 0: a call that has sent
 	// a body is never sent again. Default: 64 KiB.
