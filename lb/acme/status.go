@@ -1,6 +1,9 @@
 package acme
 
-import "time"
+import (
+	"crypto/x509"
+	"time"
+)
 
 // State is how it stands with a domain.
 type State string
@@ -18,12 +21,16 @@ const (
 type Status struct {
 	Domain   string
 	State    State
-	Issuer   string    // of the certificate, its common name
-	Serial   string    // hexadecimal
-	NotAfter time.Time // zero without a certificate
-	Error    string    // of the last attempt, "" if it succeeded
+	Issuer   string            // of the certificate, its common name
+	Serial   string            // hexadecimal
+	NotAfter time.Time         // zero without a certificate
+	Leaf     *x509.Certificate // nil: none yet
+	Error    string            // of the last attempt, "" if it succeeded
 	FailedAt time.Time
 }
+
+// Authority is the directory that issues the certificates, a URL.
+func (m *Manager) Authority() string { return m.issuer.directory }
 
 // Status returns how it stands, by domain, in the order of the configuration.
 func (m *Manager) Status() []Status {
@@ -38,6 +45,7 @@ func (m *Manager) Status() []Status {
 		}
 		if cert := m.current(name); cert != nil {
 			s.Issuer, s.Serial, s.NotAfter = cert.Leaf.Issuer.CommonName, cert.Leaf.SerialNumber.Text(16), cert.Leaf.NotAfter
+			s.Leaf = cert.Leaf
 			switch {
 			case cert.Expired():
 				s.State = Expired

@@ -42,6 +42,8 @@ type Source interface {
 	Decisions() decision.Books
 	// Policies are the clusters' policies and their state, sorted by cluster.
 	Policies() *adminv1.GetPoliciesResponse
+	// Certificates are those of listeners, clusters and the mesh, and how the mesh fares; without the admin address's own.
+	Certificates() *adminv1.ListCertificatesResponse
 	// StartDrain begins the drain and returns at once; already is true if one was under way.
 	StartDrain() (already bool, streams uint64)
 	// Changed is closed at the next change of generation, snapshot, readiness or drain. Ask for it before reading what it
@@ -77,7 +79,7 @@ func assemble(o Options, t *token, shown *certs.Server) *Server {
 		mux.Handle(path, s.authorized(o, h))
 		s.api = append(s.api, path)
 	}
-	call(adminv1connect.NewAdminServiceHandler(&service{source: o.Source, stopping: s.stopping}))
+	call(adminv1connect.NewAdminServiceHandler(&service{source: o.Source, own: shown, stopping: s.stopping}))
 	for _, path := range s.reflect.paths {
 		call(path, s.reflect.server)
 	}

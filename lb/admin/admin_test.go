@@ -63,6 +63,10 @@ func TestEveryProtocolReachesTheSameAPI(t *testing.T) {
 			if err != nil || len(cn.Msg.GetConnections()) != 1 {
 				t.Fatalf("ListConnections: %v, %v", cn, err)
 			}
+			ce, err := api.ListCertificates(ctx, connect.NewRequest(&adminv1.ListCertificatesRequest{}))
+			if err != nil || ce.Msg.GetCertificates()[0].GetSerial() != "12ab" || ce.Msg.GetMesh().GetService() != "edge" {
+				t.Fatalf("ListCertificates: %v, %v", ce, err)
+			}
 			ex, err := api.Explain(ctx, connect.NewRequest(&adminv1.ExplainRequest{Method: "/a.S/Get", Authority: "x"}))
 			if err != nil || ex.Msg.GetMethod() != "a.S/Get" || ex.Msg.GetAuthority() != "x" {
 				t.Fatalf("Explain: %v, %v", ex, err)

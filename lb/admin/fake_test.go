@@ -106,6 +106,10 @@ func (f *fake) Policies() *adminv1.GetPoliciesResponse {
 		{Endpoint: "127.0.0.1:2", State: adminv1.BreakerState_BREAKER_STATE_OPEN, Reason: "5 calls failed in a row"}}}}}
 }
 
+func (f *fake) Certificates() *adminv1.ListCertificatesResponse {
+	return &adminv1.ListCertificatesResponse{Certificates: []*adminv1.Certificate{{Where: "listeners[0].tls", Serial: "12ab"}}, Mesh: &adminv1.Mesh{Service: "edge"}}
+}
+
 // serve runs a Server on a free loopback port until the test ends, and returns its address.
 func serve(t *testing.T, f *fake) string {
 	t.Helper()

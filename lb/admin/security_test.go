@@ -429,9 +429,16 @@ func TestOverTLSOnlyClientsWithACertificateAreHeardIfThatIsAsked(t *testing.T) {
 		if _, err := adminv1connect.NewAdminServiceClient(client, base).GetStatus(t.Context(), connect.NewRequest(&adminv1.GetStatusRequest{})); err != nil {
 			t.Errorf("HTTP/2 %v: %v", h2, err)
 		}
+		all, err := adminv1connect.NewAdminServiceClient(client, base).ListCertificates(t.Context(), connect.NewRequest(&adminv1.ListCertificatesRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if own := all.Msg.GetCertificates()[1]; own.GetWhere() != "admin.tls" || own.GetOrigin() != cert || own.GetSerial() == "" {
+			t.Errorf("its own certificate is not among %v", all.Msg)
+		}
 		transport.CloseIdleConnections()
 	}
-	if fmt.Sprint(names) != "[operator operator]" {
+	if fmt.Sprint(names) != "[operator operator operator operator]" {
 		t.Errorf("the rules are told of %q", names)
 	}
 	code, body, _ := ask(t, httpClient(t, false), "GET", strings.Replace(base, "https", "http", 1)+"/readyz", "")

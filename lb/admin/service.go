@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/trunkline/trunkline/lb/certs"
 	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 )
 
@@ -24,6 +25,7 @@ const (
 // service is AdminService over a Source.
 type service struct {
 	source   Source
+	own      *certs.Server   // of the admin address; nil: clear text
 	stopping context.Context // ends when the server does; a watch must not outlive it
 }
 

@@ -33,6 +33,8 @@ type Certificate struct {
 	NotBefore, NotAfter time.Time
 	File                string    // where it was read
 	StapledUntil        time.Time // when the stapled OCSP response expires; zero: none is stapled
+	Error               string    // why its files as they are now did not take its place; "": they are what is shown
+	ErrorAt             time.Time // when that was found
 }
 
 // poll is how often files are looked at whether or not anything is told of them.
@@ -47,7 +49,8 @@ func suites() []uint16 {
 	}
 }
 
-func describe(c *x509.Certificate, file string) Certificate {
+// Describe is what c says of itself; file may be empty.
+func Describe(c *x509.Certificate, file string) Certificate {
 	names := append([]string(nil), c.DNSNames...)
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())

@@ -128,7 +128,7 @@ func (c *Client) Close() {
 // Certificates are those from files, as they are shown now.
 func (c *Client) Certificates() []Certificate {
 	if t := c.state.Load(); t.cert != nil {
-		return []Certificate{describe(t.cert.Leaf, c.o.TLS.GetCertFile())}
+		return []Certificate{c.pair.tell(Describe(t.cert.Leaf, c.o.TLS.GetCertFile()))}
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync/atomic"
+	"time"
 )
 
 // maxFile bounds what is read: revocation lists can be large, but not without bound.
@@ -40,13 +42,19 @@ func (s source) read() ([]byte, error) {
 	return nil, s.errorf("%w", err)
 }
 
-// kept is what files hold together, last time they were good.
+// kept is what files hold together, last time they were good. Guarded by its owner, but for what is atomic.
 type kept[T any] struct {
 	sources []source
 	parse   func(contents [][]byte) (T, error)
 	value   T
 	sum     [sha256.Size]byte // of the contents that value, or the last refusal, comes from
-	failed  string            // why what was read last is not good; "" if it is
+	failed  atomic.Pointer[failure]
+}
+
+// failure is why what was read last is not good. Immutable; nil: it is.
+type failure struct {
+	text string
+	at   time.Time
 }
 
 // newKept reads for the first time: then nothing but good files will do.
@@ -79,16 +87,25 @@ func (k *kept[T]) refresh() (changed bool, err error) {
 	if err != nil {
 		return false, k.refused(err)
 	}
-	k.value, k.failed = value, ""
+	k.value = value
+	k.failed.Store(nil)
 	return true, nil
 }
 
 func (k *kept[T]) refused(err error) error {
-	if err.Error() == k.failed {
+	if was := k.failed.Load(); was != nil && err.Error() == was.text {
 		return nil
 	}
-	k.failed = err.Error()
+	k.failed.Store(&failure{err.Error(), time.Now()})
 	return err
+}
+
+// tell adds to a certificate's description how its files fare. It needs no lock.
+func (k *kept[T]) tell(c Certificate) Certificate {
+	if f := k.failed.Load(); f != nil {
+		c.Error, c.ErrorAt = f.text, f.at
+	}
+	return c
 }
 
 // take is refresh for files that were good before.

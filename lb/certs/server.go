@@ -212,7 +212,7 @@ func (s *Server) Config() *tls.Config { return s.outer }
 func (s *Server) Certificates() []Certificate {
 	var list []Certificate
 	for _, c := range s.state.Load().shown {
-		d := describe(c.leaf, c.file)
+		d := c.from.tell(Describe(c.leaf, c.file))
 		d.StapledUntil = c.stapledUntil()
 		list = append(list, d)
 	}

@@ -237,13 +237,16 @@ func TestABadPairLeavesTheLastGoodOneAndTheLogSaysWhyOnce(t *testing.T) {
 	if n := strings.Count(log.String(), "is not the key of the certificate"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, log)
 	}
+	if got := s.Certificates()[0]; !strings.Contains(got.Error, "is not the key of the certificate") || time.Since(got.ErrorAt) > time.Minute {
+		t.Errorf("its error is %q at %v", got.Error, got.ErrorAt)
+	}
 	if _, _, _, err := shake(t, s.Config(), m.client(nil, 0)); err != nil {
 		t.Error(err)
 	}
 	m.dir.write("server.key", next.keyPEM(t))
 	s.reload()
-	if got := s.Certificates()[0].Serial; got != next.cert.SerialNumber.Text(16) {
-		t.Errorf("serial %s, want the new one", got)
+	if got := s.Certificates()[0]; got.Serial != next.cert.SerialNumber.Text(16) || got.Error != "" {
+		t.Errorf("serial %s, want the new one; error %q", got.Serial, got.Error)
 	}
 	os.Remove(m.tls.CertFile)
 	s.reload()

@@ -28,6 +28,7 @@ type shown struct {
 	pair *tls.Certificate // without a staple
 	leaf *x509.Certificate
 	file string
+	from *kept[*tls.Certificate]
 	now  atomic.Pointer[stapled]
 }
 
@@ -48,7 +49,7 @@ func (s *Server) publish() {
 		if before != nil && before.shown[i].pair == p.value {
 			c = before.shown[i] // with its staple
 		} else {
-			c = &shown{pair: p.value, leaf: p.value.Leaf, file: p.sources[0].path}
+			c = &shown{pair: p.value, leaf: p.value.Leaf, file: p.sources[0].path, from: p}
 			c.now.Store(&stapled{cert: p.value})
 			if before != nil && before.shown[i].leaf.Equal(c.leaf) {
 				c.staple(before.shown[i].now.Load()) // the chain has changed, but what the responder said is still true

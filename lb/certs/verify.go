@@ -141,7 +141,7 @@ func (e *expected) explain(leaf *x509.Certificate, err error) error {
 // names are what a certificate is for, a few of them.
 func names(c *x509.Certificate) []string {
 	const most = 8
-	list := describe(c, "").Names
+	list := Describe(c, "").Names
 	switch {
 	case len(list) == 0:
 		return []string{"nobody"}

@@ -54,11 +54,12 @@ type Env struct {
 
 // commands are the words of the command line.
 type commands struct {
-	Serve   serveCmd   `cmd:"" help:"Balance gRPC calls until SIGTERM, then drain."`
-	Check   checkCmd   `cmd:"" help:"Say what is wrong with a config file, with line and field; exit 1 if anything is."`
-	Explain explainCmd `cmd:"" help:"Say where a call would go, or what became of calls that have ended, and why."`
-	Demo    demoCmd    `cmd:"" help:"Show it all in one process: four backends, a balancer, a client."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve        serveCmd        `cmd:"" help:"Balance gRPC calls until SIGTERM, then drain."`
+	Check        checkCmd        `cmd:"" help:"Say what is wrong with a config file, with line and field; exit 1 if anything is."`
+	Explain      explainCmd      `cmd:"" help:"Say where a call would go, or what became of calls that have ended, and why."`
+	Certificates certificatesCmd `cmd:"" help:"List the certificates in force: whose, until when, where from, and why one is not renewed."`
+	Demo         demoCmd         `cmd:"" help:"Show it all in one process: four backends, a balancer, a client."`
+	Version      versionCmd      `cmd:"" help:"Print the version."`
 }
 
 // errSilent ends with exit code 1; what there is to say has been said.

@@ -51,6 +51,7 @@ func TestWhatTheCommandLinePrints(t *testing.T) {
 		"explain_bad_number": "explain --last=many",
 		"explain_calls_file": "explain --last-errors -c testdata/good.yaml",
 		"help_explain":       "explain --help",
+		"help_certificates":  "certificates --help",
 		"demo_no_calls":      "demo --once --calls 0",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -39,8 +39,9 @@ type Identity struct {
 	intentions intentions
 
 	mu        sync.Mutex
-	troubles  [2]trouble // guarded by mu; of the watches
-	announced bool       // guarded by mu; ready is closed
+	troubles  [2]trouble   // guarded by mu; of the watches
+	answered  [2]time.Time // guarded by mu; when the watches' last good answers came
+	announced bool         // guarded by mu; ready is closed
 }
 
 // The watches, as Identity.troubles has them.
@@ -80,10 +81,14 @@ type Status struct {
 	NotBefore, NotAfter  time.Time // of the certificate
 	Roots                []string  // ids of the authorities, as Consul has them
 	ActiveRoot           string
-	StaleSince           time.Time // when the agent stopped answering for one of both; zero: it answers
-	Err                  string    // what it failed with last, "" while it answers
-	Intentions           int       // pairs of services that are kept
-	IntentionsFailing    int       // those among them that the agent gave no answer to when it was asked last
+	StaleSince           time.Time         // when the agent stopped answering for one of both; zero: it answers
+	Err                  string            // what it failed with last, "" while it answers
+	Leaf                 *x509.Certificate // nil: no certificate yet
+	LeafAt, RootsAt      time.Time         // when the agent gave a good certificate and good authorities last, new or as before; zero: never
+	LeafErr              string            // as Err, of the certificate only
+	LeafErrSince         time.Time
+	Intentions           int // pairs of services that are kept
+	IntentionsFailing    int // those among them that the agent gave no answer to when it was asked last
 }
 
 // New begins to watch. It returns at once: see Ready.
@@ -174,6 +179,7 @@ func (i *Identity) Status() Status {
 	s := Status{Service: i.service}
 	if l := i.leaf.Load(); l != nil {
 		s.SPIFFE, s.Serial, s.NotBefore, s.NotAfter = l.id.text, l.serial, l.certificate.Leaf.NotBefore, l.certificate.Leaf.NotAfter
+		s.Leaf = l.certificate.Leaf
 	}
 	if r := i.roots.Load(); r != nil {
 		s.TrustDomain, s.Roots, s.ActiveRoot = r.domain, slices.Clone(r.ids), r.active
@@ -181,6 +187,8 @@ func (i *Identity) Status() Status {
 	s.Intentions, s.IntentionsFailing = i.intentions.count()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	s.LeafAt, s.RootsAt = i.answered[ofLeaf], i.answered[ofRoots]
+	s.LeafErr, s.LeafErrSince = i.troubles[ofLeaf].err, i.troubles[ofLeaf].since
 	for w, t := range i.troubles {
 		if t.err != "" && (s.StaleSince.IsZero() || t.since.Before(s.StaleSince)) {
 			s.StaleSince, s.Err = t.since, watched[w]+": "+t.err
@@ -252,7 +260,7 @@ func (i *Identity) note(watch int, err error) {
 		if t.err != "" {
 			i.log.Info("Consul's agent answers again for the mesh", "about", watched[watch])
 		}
-		*t = trouble{}
+		*t, i.answered[watch] = trouble{}, time.Now()
 		if !i.announced && i.leaf.Load() != nil && i.roots.Load() != nil {
 			i.announced = true
 			close(i.ready)

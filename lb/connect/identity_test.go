@@ -54,7 +54,8 @@ func TestTheCertificateAndTheAuthoritiesComeFromTheAgent(t *testing.T) {
 		}
 		st := i.Status()
 		if st.Service != "trunkline" || st.SPIFFE != spiffe("trunkline") || st.Serial != "01" || st.TrustDomain != domain || st.ActiveRoot != "one" ||
-			!slices.Equal(st.Roots, []string{"one"}) || st.Err != "" || !st.StaleSince.IsZero() || time.Until(st.NotAfter) < 71*time.Hour || st.NotBefore.IsZero() {
+			!slices.Equal(st.Roots, []string{"one"}) || st.Err != "" || !st.StaleSince.IsZero() || time.Until(st.NotAfter) < 71*time.Hour || st.NotBefore.IsZero() ||
+			st.Leaf.SerialNumber.Int64() != 1 || st.LeafErr != "" || time.Since(st.LeafAt) > time.Second || time.Since(st.RootsAt) > time.Second {
 			t.Errorf("status: %+v", st)
 		}
 		if strings.Contains(s.log.String(), "PRIVATE") {
@@ -127,7 +128,8 @@ func TestWhileTheAgentFailsTheLastGoodHoldsOn(t *testing.T) {
 				if s.serial() != "1" || !s.trusts(s.authority) {
 					t.Fatal("the last good is gone")
 				}
-				if st := i.Status(); st.Err == "" || st.StaleSince.Before(began) || time.Since(st.StaleSince) < 8*time.Minute {
+				if st := i.Status(); st.Err == "" || st.StaleSince.Before(began) || time.Since(st.StaleSince) < 8*time.Minute ||
+					st.LeafErr == "" || st.LeafErrSince.Before(began) || time.Since(st.LeafAt) < 8*time.Minute || time.Since(st.RootsAt) < 8*time.Minute {
 					t.Errorf("status: %+v", st)
 				}
 				if n := s.logged("does not answer for the mesh"); n != 2 { // one about each

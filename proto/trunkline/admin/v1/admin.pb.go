@@ -1089,6 +1089,96 @@ func (x *GetPoliciesResponse) GetOverload() *Overload {
 	return nil
 }
 
+type ListCertificatesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificatesRequest) Reset() {
+	*x = ListCertificatesRequest{}
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificatesRequest) ProtoMessage() {}
+
+func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*ListCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+type ListCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Listeners in the order of the configuration, then clusters by name, the mesh, the admin address.
+	Certificates []*Certificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// Absent without discovery.consul.connect.
+	Mesh          *Mesh `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificatesResponse) Reset() {
+	*x = ListCertificatesResponse{}
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificatesResponse) ProtoMessage() {}
+
+func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*ListCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListCertificatesResponse) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *ListCertificatesResponse) GetMesh() *Mesh {
+	if x != nil {
+		return x.Mesh
+	}
+	return nil
+}
+
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1097,7 +1187,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1199,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1212,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type DrainResponse struct {
@@ -1137,7 +1227,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1239,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1252,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DrainResponse) GetAlreadyDraining() bool {
@@ -1189,7 +1279,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1291,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1304,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchRequest) GetInterval() *durationpb.Duration {
@@ -1233,7 +1323,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1335,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_trunkline_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1348,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_trunkline_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchResponse) GetStatus() *Status {
@@ -1272,7 +1362,7 @@ var File_trunkline_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1etrunkline/admin/v1/admin.proto\x12\x12trunkline.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a!trunkline/admin/v1/decision.proto\x1a!trunkline/admin/v1/policies.proto\x1a\x1etrunkline/admin/v1/state.proto\"\x12\n" +
+	"\x1etrunkline/admin/v1/admin.proto\x12\x12trunkline.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a%trunkline/admin/v1/certificates.proto\x1a!trunkline/admin/v1/decision.proto\x1a!trunkline/admin/v1/policies.proto\x1a\x1etrunkline/admin/v1/state.proto\"\x12\n" +
 	"\x10GetStatusRequest\"G\n" +
 	"\x11GetStatusResponse\x122\n" +
 	"\x06status\x18\x01 \x01(\v2\x1a.trunkline.admin.v1.StatusR\x06status\"\x13\n" +
@@ -1339,7 +1429,11 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\x12GetPoliciesRequest\"\x90\x01\n" +
 	"\x13GetPoliciesResponse\x12?\n" +
 	"\bclusters\x18\x01 \x03(\v2#.trunkline.admin.v1.ClusterPoliciesR\bclusters\x128\n" +
-	"\boverload\x18\x02 \x01(\v2\x1c.trunkline.admin.v1.OverloadR\boverload\"\x0e\n" +
+	"\boverload\x18\x02 \x01(\v2\x1c.trunkline.admin.v1.OverloadR\boverload\"\x19\n" +
+	"\x17ListCertificatesRequest\"\x8d\x01\n" +
+	"\x18ListCertificatesResponse\x12C\n" +
+	"\fcertificates\x18\x01 \x03(\v2\x1f.trunkline.admin.v1.CertificateR\fcertificates\x12,\n" +
+	"\x04mesh\x18\x02 \x01(\v2\x18.trunkline.admin.v1.MeshR\x04mesh\"\x0e\n" +
 	"\fDrainRequest\"T\n" +
 	"\rDrainResponse\x12)\n" +
 	"\x10already_draining\x18\x01 \x01(\bR\x0falreadyDraining\x12\x18\n" +
@@ -1347,7 +1441,7 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\fWatchRequest\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\"C\n" +
 	"\rWatchResponse\x122\n" +
-	"\x06status\x18\x01 \x01(\v2\x1a.trunkline.admin.v1.StatusR\x06status2\xd3\a\n" +
+	"\x06status\x18\x01 \x01(\v2\x1a.trunkline.admin.v1.StatusR\x06status2\xc7\b\n" +
 	"\fAdminService\x12]\n" +
 	"\tGetStatus\x12$.trunkline.admin.v1.GetStatusRequest\x1a%.trunkline.admin.v1.GetStatusResponse\"\x03\x90\x02\x01\x12`\n" +
 	"\n" +
@@ -1357,7 +1451,8 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\x0fListConnections\x12*.trunkline.admin.v1.ListConnectionsRequest\x1a+.trunkline.admin.v1.ListConnectionsResponse\"\x03\x90\x02\x01\x12W\n" +
 	"\aExplain\x12\".trunkline.admin.v1.ExplainRequest\x1a#.trunkline.admin.v1.ExplainResponse\"\x03\x90\x02\x01\x12c\n" +
 	"\vExplainCall\x12&.trunkline.admin.v1.ExplainCallRequest\x1a'.trunkline.admin.v1.ExplainCallResponse\"\x03\x90\x02\x01\x12c\n" +
-	"\vGetPolicies\x12&.trunkline.admin.v1.GetPoliciesRequest\x1a'.trunkline.admin.v1.GetPoliciesResponse\"\x03\x90\x02\x01\x12L\n" +
+	"\vGetPolicies\x12&.trunkline.admin.v1.GetPoliciesRequest\x1a'.trunkline.admin.v1.GetPoliciesResponse\"\x03\x90\x02\x01\x12r\n" +
+	"\x10ListCertificates\x12+.trunkline.admin.v1.ListCertificatesRequest\x1a,.trunkline.admin.v1.ListCertificatesResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\x05Drain\x12 .trunkline.admin.v1.DrainRequest\x1a!.trunkline.admin.v1.DrainResponse\x12S\n" +
 	"\x05Watch\x12 .trunkline.admin.v1.WatchRequest\x1a!.trunkline.admin.v1.WatchResponse\"\x03\x90\x02\x010\x01BAZ?github.com/trunkline/trunkline/proto/trunkline/admin/v1;adminv1b\x06proto3"
 
@@ -1373,88 +1468,96 @@ func file_trunkline_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_trunkline_admin_v1_admin_proto_rawDescData
 }
 
-var file_trunkline_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_trunkline_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_trunkline_admin_v1_admin_proto_goTypes = []any{
-	(*GetStatusRequest)(nil),        // 0: trunkline.admin.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 1: trunkline.admin.v1.GetStatusResponse
-	(*ListRoutesRequest)(nil),       // 2: trunkline.admin.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),      // 3: trunkline.admin.v1.ListRoutesResponse
-	(*ListClustersRequest)(nil),     // 4: trunkline.admin.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),    // 5: trunkline.admin.v1.ListClustersResponse
-	(*ListStreamsRequest)(nil),      // 6: trunkline.admin.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),     // 7: trunkline.admin.v1.ListStreamsResponse
-	(*ListConnectionsRequest)(nil),  // 8: trunkline.admin.v1.ListConnectionsRequest
-	(*ListConnectionsResponse)(nil), // 9: trunkline.admin.v1.ListConnectionsResponse
-	(*ExplainRequest)(nil),          // 10: trunkline.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 11: trunkline.admin.v1.ExplainResponse
-	(*ExplainStep)(nil),             // 12: trunkline.admin.v1.ExplainStep
-	(*Candidate)(nil),               // 13: trunkline.admin.v1.Candidate
-	(*ExplainCallRequest)(nil),      // 14: trunkline.admin.v1.ExplainCallRequest
-	(*ExplainCallResponse)(nil),     // 15: trunkline.admin.v1.ExplainCallResponse
-	(*GetPoliciesRequest)(nil),      // 16: trunkline.admin.v1.GetPoliciesRequest
-	(*GetPoliciesResponse)(nil),     // 17: trunkline.admin.v1.GetPoliciesResponse
-	(*DrainRequest)(nil),            // 18: trunkline.admin.v1.DrainRequest
-	(*DrainResponse)(nil),           // 19: trunkline.admin.v1.DrainResponse
-	(*WatchRequest)(nil),            // 20: trunkline.admin.v1.WatchRequest
-	(*WatchResponse)(nil),           // 21: trunkline.admin.v1.WatchResponse
-	(*Status)(nil),                  // 22: trunkline.admin.v1.Status
-	(*Route)(nil),                   // 23: trunkline.admin.v1.Route
-	(*Cluster)(nil),                 // 24: trunkline.admin.v1.Cluster
-	(*Conflict)(nil),                // 25: trunkline.admin.v1.Conflict
-	(*DiscoverySource)(nil),         // 26: trunkline.admin.v1.DiscoverySource
-	(*Stream)(nil),                  // 27: trunkline.admin.v1.Stream
-	(*Connection)(nil),              // 28: trunkline.admin.v1.Connection
-	(*MethodPolicy)(nil),            // 29: trunkline.admin.v1.MethodPolicy
-	(EndpointState)(0),              // 30: trunkline.admin.v1.EndpointState
-	(*Decision)(nil),                // 31: trunkline.admin.v1.Decision
-	(*ClusterPolicies)(nil),         // 32: trunkline.admin.v1.ClusterPolicies
-	(*Overload)(nil),                // 33: trunkline.admin.v1.Overload
-	(*durationpb.Duration)(nil),     // 34: google.protobuf.Duration
+	(*GetStatusRequest)(nil),         // 0: trunkline.admin.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),        // 1: trunkline.admin.v1.GetStatusResponse
+	(*ListRoutesRequest)(nil),        // 2: trunkline.admin.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),       // 3: trunkline.admin.v1.ListRoutesResponse
+	(*ListClustersRequest)(nil),      // 4: trunkline.admin.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),     // 5: trunkline.admin.v1.ListClustersResponse
+	(*ListStreamsRequest)(nil),       // 6: trunkline.admin.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),      // 7: trunkline.admin.v1.ListStreamsResponse
+	(*ListConnectionsRequest)(nil),   // 8: trunkline.admin.v1.ListConnectionsRequest
+	(*ListConnectionsResponse)(nil),  // 9: trunkline.admin.v1.ListConnectionsResponse
+	(*ExplainRequest)(nil),           // 10: trunkline.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),          // 11: trunkline.admin.v1.ExplainResponse
+	(*ExplainStep)(nil),              // 12: trunkline.admin.v1.ExplainStep
+	(*Candidate)(nil),                // 13: trunkline.admin.v1.Candidate
+	(*ExplainCallRequest)(nil),       // 14: trunkline.admin.v1.ExplainCallRequest
+	(*ExplainCallResponse)(nil),      // 15: trunkline.admin.v1.ExplainCallResponse
+	(*GetPoliciesRequest)(nil),       // 16: trunkline.admin.v1.GetPoliciesRequest
+	(*GetPoliciesResponse)(nil),      // 17: trunkline.admin.v1.GetPoliciesResponse
+	(*ListCertificatesRequest)(nil),  // 18: trunkline.admin.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil), // 19: trunkline.admin.v1.ListCertificatesResponse
+	(*DrainRequest)(nil),             // 20: trunkline.admin.v1.DrainRequest
+	(*DrainResponse)(nil),            // 21: trunkline.admin.v1.DrainResponse
+	(*WatchRequest)(nil),             // 22: trunkline.admin.v1.WatchRequest
+	(*WatchResponse)(nil),            // 23: trunkline.admin.v1.WatchResponse
+	(*Status)(nil),                   // 24: trunkline.admin.v1.Status
+	(*Route)(nil),                    // 25: trunkline.admin.v1.Route
+	(*Cluster)(nil),                  // 26: trunkline.admin.v1.Cluster
+	(*Conflict)(nil),                 // 27: trunkline.admin.v1.Conflict
+	(*DiscoverySource)(nil),          // 28: trunkline.admin.v1.DiscoverySource
+	(*Stream)(nil),                   // 29: trunkline.admin.v1.Stream
+	(*Connection)(nil),               // 30: trunkline.admin.v1.Connection
+	(*MethodPolicy)(nil),             // 31: trunkline.admin.v1.MethodPolicy
+	(EndpointState)(0),               // 32: trunkline.admin.v1.EndpointState
+	(*Decision)(nil),                 // 33: trunkline.admin.v1.Decision
+	(*ClusterPolicies)(nil),          // 34: trunkline.admin.v1.ClusterPolicies
+	(*Overload)(nil),                 // 35: trunkline.admin.v1.Overload
+	(*Certificate)(nil),              // 36: trunkline.admin.v1.Certificate
+	(*Mesh)(nil),                     // 37: trunkline.admin.v1.Mesh
+	(*durationpb.Duration)(nil),      // 38: google.protobuf.Duration
 }
 var file_trunkline_admin_v1_admin_proto_depIdxs = []int32{
-	22, // 0: trunkline.admin.v1.GetStatusResponse.status:type_name -> trunkline.admin.v1.Status
-	23, // 1: trunkline.admin.v1.ListRoutesResponse.routes:type_name -> trunkline.admin.v1.Route
-	24, // 2: trunkline.admin.v1.ListClustersResponse.clusters:type_name -> trunkline.admin.v1.Cluster
-	25, // 3: trunkline.admin.v1.ListClustersResponse.conflicts:type_name -> trunkline.admin.v1.Conflict
-	26, // 4: trunkline.admin.v1.ListClustersResponse.sources:type_name -> trunkline.admin.v1.DiscoverySource
-	27, // 5: trunkline.admin.v1.ListStreamsResponse.streams:type_name -> trunkline.admin.v1.Stream
-	28, // 6: trunkline.admin.v1.ListConnectionsResponse.connections:type_name -> trunkline.admin.v1.Connection
+	24, // 0: trunkline.admin.v1.GetStatusResponse.status:type_name -> trunkline.admin.v1.Status
+	25, // 1: trunkline.admin.v1.ListRoutesResponse.routes:type_name -> trunkline.admin.v1.Route
+	26, // 2: trunkline.admin.v1.ListClustersResponse.clusters:type_name -> trunkline.admin.v1.Cluster
+	27, // 3: trunkline.admin.v1.ListClustersResponse.conflicts:type_name -> trunkline.admin.v1.Conflict
+	28, // 4: trunkline.admin.v1.ListClustersResponse.sources:type_name -> trunkline.admin.v1.DiscoverySource
+	29, // 5: trunkline.admin.v1.ListStreamsResponse.streams:type_name -> trunkline.admin.v1.Stream
+	30, // 6: trunkline.admin.v1.ListConnectionsResponse.connections:type_name -> trunkline.admin.v1.Connection
 	12, // 7: trunkline.admin.v1.ExplainResponse.steps:type_name -> trunkline.admin.v1.ExplainStep
-	23, // 8: trunkline.admin.v1.ExplainResponse.route:type_name -> trunkline.admin.v1.Route
+	25, // 8: trunkline.admin.v1.ExplainResponse.route:type_name -> trunkline.admin.v1.Route
 	13, // 9: trunkline.admin.v1.ExplainResponse.candidates:type_name -> trunkline.admin.v1.Candidate
-	29, // 10: trunkline.admin.v1.ExplainResponse.policy:type_name -> trunkline.admin.v1.MethodPolicy
-	23, // 11: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
-	30, // 12: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
-	31, // 13: trunkline.admin.v1.ExplainCallResponse.decisions:type_name -> trunkline.admin.v1.Decision
-	32, // 14: trunkline.admin.v1.GetPoliciesResponse.clusters:type_name -> trunkline.admin.v1.ClusterPolicies
-	33, // 15: trunkline.admin.v1.GetPoliciesResponse.overload:type_name -> trunkline.admin.v1.Overload
-	34, // 16: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	22, // 17: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
-	0,  // 18: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
-	2,  // 19: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
-	4,  // 20: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
-	6,  // 21: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
-	8,  // 22: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
-	10, // 23: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
-	14, // 24: trunkline.admin.v1.AdminService.ExplainCall:input_type -> trunkline.admin.v1.ExplainCallRequest
-	16, // 25: trunkline.admin.v1.AdminService.GetPolicies:input_type -> trunkline.admin.v1.GetPoliciesRequest
-	18, // 26: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
-	20, // 27: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
-	1,  // 28: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
-	3,  // 29: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
-	5,  // 30: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
-	7,  // 31: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
-	9,  // 32: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
-	11, // 33: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
-	15, // 34: trunkline.admin.v1.AdminService.ExplainCall:output_type -> trunkline.admin.v1.ExplainCallResponse
-	17, // 35: trunkline.admin.v1.AdminService.GetPolicies:output_type -> trunkline.admin.v1.GetPoliciesResponse
-	19, // 36: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
-	21, // 37: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
-	28, // [28:38] is the sub-list for method output_type
-	18, // [18:28] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	31, // 10: trunkline.admin.v1.ExplainResponse.policy:type_name -> trunkline.admin.v1.MethodPolicy
+	25, // 11: trunkline.admin.v1.ExplainStep.route:type_name -> trunkline.admin.v1.Route
+	32, // 12: trunkline.admin.v1.Candidate.state:type_name -> trunkline.admin.v1.EndpointState
+	33, // 13: trunkline.admin.v1.ExplainCallResponse.decisions:type_name -> trunkline.admin.v1.Decision
+	34, // 14: trunkline.admin.v1.GetPoliciesResponse.clusters:type_name -> trunkline.admin.v1.ClusterPolicies
+	35, // 15: trunkline.admin.v1.GetPoliciesResponse.overload:type_name -> trunkline.admin.v1.Overload
+	36, // 16: trunkline.admin.v1.ListCertificatesResponse.certificates:type_name -> trunkline.admin.v1.Certificate
+	37, // 17: trunkline.admin.v1.ListCertificatesResponse.mesh:type_name -> trunkline.admin.v1.Mesh
+	38, // 18: trunkline.admin.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	24, // 19: trunkline.admin.v1.WatchResponse.status:type_name -> trunkline.admin.v1.Status
+	0,  // 20: trunkline.admin.v1.AdminService.GetStatus:input_type -> trunkline.admin.v1.GetStatusRequest
+	2,  // 21: trunkline.admin.v1.AdminService.ListRoutes:input_type -> trunkline.admin.v1.ListRoutesRequest
+	4,  // 22: trunkline.admin.v1.AdminService.ListClusters:input_type -> trunkline.admin.v1.ListClustersRequest
+	6,  // 23: trunkline.admin.v1.AdminService.ListStreams:input_type -> trunkline.admin.v1.ListStreamsRequest
+	8,  // 24: trunkline.admin.v1.AdminService.ListConnections:input_type -> trunkline.admin.v1.ListConnectionsRequest
+	10, // 25: trunkline.admin.v1.AdminService.Explain:input_type -> trunkline.admin.v1.ExplainRequest
+	14, // 26: trunkline.admin.v1.AdminService.ExplainCall:input_type -> trunkline.admin.v1.ExplainCallRequest
+	16, // 27: trunkline.admin.v1.AdminService.GetPolicies:input_type -> trunkline.admin.v1.GetPoliciesRequest
+	18, // 28: trunkline.admin.v1.AdminService.ListCertificates:input_type -> trunkline.admin.v1.ListCertificatesRequest
+	20, // 29: trunkline.admin.v1.AdminService.Drain:input_type -> trunkline.admin.v1.DrainRequest
+	22, // 30: trunkline.admin.v1.AdminService.Watch:input_type -> trunkline.admin.v1.WatchRequest
+	1,  // 31: trunkline.admin.v1.AdminService.GetStatus:output_type -> trunkline.admin.v1.GetStatusResponse
+	3,  // 32: trunkline.admin.v1.AdminService.ListRoutes:output_type -> trunkline.admin.v1.ListRoutesResponse
+	5,  // 33: trunkline.admin.v1.AdminService.ListClusters:output_type -> trunkline.admin.v1.ListClustersResponse
+	7,  // 34: trunkline.admin.v1.AdminService.ListStreams:output_type -> trunkline.admin.v1.ListStreamsResponse
+	9,  // 35: trunkline.admin.v1.AdminService.ListConnections:output_type -> trunkline.admin.v1.ListConnectionsResponse
+	11, // 36: trunkline.admin.v1.AdminService.Explain:output_type -> trunkline.admin.v1.ExplainResponse
+	15, // 37: trunkline.admin.v1.AdminService.ExplainCall:output_type -> trunkline.admin.v1.ExplainCallResponse
+	17, // 38: trunkline.admin.v1.AdminService.GetPolicies:output_type -> trunkline.admin.v1.GetPoliciesResponse
+	19, // 39: trunkline.admin.v1.AdminService.ListCertificates:output_type -> trunkline.admin.v1.ListCertificatesResponse
+	21, // 40: trunkline.admin.v1.AdminService.Drain:output_type -> trunkline.admin.v1.DrainResponse
+	23, // 41: trunkline.admin.v1.AdminService.Watch:output_type -> trunkline.admin.v1.WatchResponse
+	31, // [31:42] is the sub-list for method output_type
+	20, // [20:31] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_trunkline_admin_v1_admin_proto_init() }
@@ -1462,6 +1565,7 @@ func file_trunkline_admin_v1_admin_proto_init() {
 	if File_trunkline_admin_v1_admin_proto != nil {
 		return
 	}
+	file_trunkline_admin_v1_certificates_proto_init()
 	file_trunkline_admin_v1_decision_proto_init()
 	file_trunkline_admin_v1_policies_proto_init()
 	file_trunkline_admin_v1_state_proto_init()
@@ -1476,7 +1580,7 @@ func file_trunkline_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trunkline_admin_v1_admin_proto_rawDesc), len(file_trunkline_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

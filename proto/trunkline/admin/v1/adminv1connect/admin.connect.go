@@ -54,6 +54,9 @@ const (
 	// AdminServiceGetPoliciesProcedure is the fully-qualified name of the AdminService's GetPolicies
 	// RPC.
 	AdminServiceGetPoliciesProcedure = "/trunkline.admin.v1.AdminService/GetPolicies"
+	// AdminServiceListCertificatesProcedure is the fully-qualified name of the AdminService's
+	// ListCertificates RPC.
+	AdminServiceListCertificatesProcedure = "/trunkline.admin.v1.AdminService/ListCertificates"
 	// AdminServiceDrainProcedure is the fully-qualified name of the AdminService's Drain RPC.
 	AdminServiceDrainProcedure = "/trunkline.admin.v1.AdminService/Drain"
 	// AdminServiceWatchProcedure is the fully-qualified name of the AdminService's Watch RPC.
@@ -79,6 +82,8 @@ type AdminServiceClient interface {
 	ExplainCall(context.Context, *connect.Request[v1.ExplainCallRequest]) (*connect.Response[v1.ExplainCallResponse], error)
 	// GetPolicies shows the policies in force and their state now: service configs, breakers, health, budgets, limits.
 	GetPolicies(context.Context, *connect.Request[v1.GetPoliciesRequest]) (*connect.Response[v1.GetPoliciesResponse], error)
+	// ListCertificates lists the certificates in force, from files, by ACME and from Consul's service mesh, and how the mesh fares.
+	ListCertificates(context.Context, *connect.Request[v1.ListCertificatesRequest]) (*connect.Response[v1.ListCertificatesResponse], error)
 	// Drain begins what SIGTERM begins: clients are told to go elsewhere, live streams run to their end, bounded by the
 	// configured time, and the process exits. It answers at once and cannot be undone.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -153,6 +158,13 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		listCertificates: connect.NewClient[v1.ListCertificatesRequest, v1.ListCertificatesResponse](
+			httpClient,
+			baseURL+AdminServiceListCertificatesProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ListCertificates")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		drain: connect.NewClient[v1.DrainRequest, v1.DrainResponse](
 			httpClient,
 			baseURL+AdminServiceDrainProcedure,
@@ -171,16 +183,17 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // adminServiceClient implements AdminServiceClient.
 type adminServiceClient struct {
-	getStatus       *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
-	listRoutes      *connect.Client[v1.ListRoutesRequest, v1.ListRoutesResponse]
-	listClusters    *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
-	listStreams     *connect.Client[v1.ListStreamsRequest, v1.ListStreamsResponse]
-	listConnections *connect.Client[v1.ListConnectionsRequest, v1.ListConnectionsResponse]
-	explain         *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
-	explainCall     *connect.Client[v1.ExplainCallRequest, v1.ExplainCallResponse]
-	getPolicies     *connect.Client[v1.GetPoliciesRequest, v1.GetPoliciesResponse]
-	drain           *connect.Client[v1.DrainRequest, v1.DrainResponse]
-	watch           *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	getStatus        *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
+	listRoutes       *connect.Client[v1.ListRoutesRequest, v1.ListRoutesResponse]
+	listClusters     *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
+	listStreams      *connect.Client[v1.ListStreamsRequest, v1.ListStreamsResponse]
+	listConnections  *connect.Client[v1.ListConnectionsRequest, v1.ListConnectionsResponse]
+	explain          *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
+	explainCall      *connect.Client[v1.ExplainCallRequest, v1.ExplainCallResponse]
+	getPolicies      *connect.Client[v1.GetPoliciesRequest, v1.GetPoliciesResponse]
+	listCertificates *connect.Client[v1.ListCertificatesRequest, v1.ListCertificatesResponse]
+	drain            *connect.Client[v1.DrainRequest, v1.DrainResponse]
+	watch            *connect.Client[v1.WatchRequest, v1.WatchResponse]
 }
 
 // GetStatus calls trunkline.admin.v1.AdminService.GetStatus.
@@ -223,6 +236,11 @@ func (c *adminServiceClient) GetPolicies(ctx context.Context, req *connect.Reque
 	return c.getPolicies.CallUnary(ctx, req)
 }
 
+// ListCertificates calls trunkline.admin.v1.AdminService.ListCertificates.
+func (c *adminServiceClient) ListCertificates(ctx context.Context, req *connect.Request[v1.ListCertificatesRequest]) (*connect.Response[v1.ListCertificatesResponse], error) {
+	return c.listCertificates.CallUnary(ctx, req)
+}
+
 // Drain calls trunkline.admin.v1.AdminService.Drain.
 func (c *adminServiceClient) Drain(ctx context.Context, req *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
 	return c.drain.CallUnary(ctx, req)
@@ -252,6 +270,8 @@ type AdminServiceHandler interface {
 	ExplainCall(context.Context, *connect.Request[v1.ExplainCallRequest]) (*connect.Response[v1.ExplainCallResponse], error)
 	// GetPolicies shows the policies in force and their state now: service configs, breakers, health, budgets, limits.
 	GetPolicies(context.Context, *connect.Request[v1.GetPoliciesRequest]) (*connect.Response[v1.GetPoliciesResponse], error)
+	// ListCertificates lists the certificates in force, from files, by ACME and from Consul's service mesh, and how the mesh fares.
+	ListCertificates(context.Context, *connect.Request[v1.ListCertificatesRequest]) (*connect.Response[v1.ListCertificatesResponse], error)
 	// Drain begins what SIGTERM begins: clients are told to go elsewhere, live streams run to their end, bounded by the
 	// configured time, and the process exits. It answers at once and cannot be undone.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -322,6 +342,13 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceListCertificatesHandler := connect.NewUnaryHandler(
+		AdminServiceListCertificatesProcedure,
+		svc.ListCertificates,
+		connect.WithSchema(adminServiceMethods.ByName("ListCertificates")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceDrainHandler := connect.NewUnaryHandler(
 		AdminServiceDrainProcedure,
 		svc.Drain,
@@ -353,6 +380,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceExplainCallHandler.ServeHTTP(w, r)
 		case AdminServiceGetPoliciesProcedure:
 			adminServiceGetPoliciesHandler.ServeHTTP(w, r)
+		case AdminServiceListCertificatesProcedure:
+			adminServiceListCertificatesHandler.ServeHTTP(w, r)
 		case AdminServiceDrainProcedure:
 			adminServiceDrainHandler.ServeHTTP(w, r)
 		case AdminServiceWatchProcedure:
@@ -396,6 +425,10 @@ func (UnimplementedAdminServiceHandler) ExplainCall(context.Context, *connect.Re
 
 func (UnimplementedAdminServiceHandler) GetPolicies(context.Context, *connect.Request[v1.GetPoliciesRequest]) (*connect.Response[v1.GetPoliciesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("trunkline.admin.v1.AdminService.GetPolicies is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ListCertificates(context.Context, *connect.Request[v1.ListCertificatesRequest]) (*connect.Response[v1.ListCertificatesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("trunkline.admin.v1.AdminService.ListCertificates is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
