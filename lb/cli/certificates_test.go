@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -63,21 +61,7 @@ func TestCertificatesAreListedWithWhatIsWrongWithThem(t *testing.T) {
 			}()
 			w := newWorld()
 			code := Main(t.Context(), append(strings.Fields(story.line), "--admin", l.Addr().String()), w.env())
-			got := fmt.Sprintf("$ trunkline %s\n%s%s--- exit %d\n", story.line, w.out.String(), w.err.String(), code)
-			got = strings.ReplaceAll(got, ":  ", ": ") // protojson varies its spaces on purpose
-			golden := filepath.Join("testdata", name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got\n%s\nwant\n%s", got, want)
-			}
+			golden(t, name, fmt.Sprintf("$ trunkline %s\n%s%s--- exit %d\n", story.line, w.out.String(), w.err.String(), code))
 			cancel()
 			if err := <-served; err != nil {
 				t.Fatal(err)

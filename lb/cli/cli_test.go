@@ -62,23 +62,27 @@ func TestWhatTheCommandLinePrints(t *testing.T) {
 				got += "--- stderr\n" + e
 			}
 			got += fmt.Sprintf("--- exit %d\n", code)
-			// protojson varies its spaces on purpose.
-			got = strings.ReplaceAll(got, ":  ", ": ")
-			got = strings.ReplaceAll(got, runtime.Version(), "GOVERSION")
-			golden := filepath.Join("testdata", name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got\n%s\nwant\n%s", got, want)
-			}
+			golden(t, name, strings.ReplaceAll(got, runtime.Version(), "GOVERSION"))
 		})
+	}
+}
+
+// golden compares what was printed with testdata, or writes it there.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	got = strings.ReplaceAll(got, ":  ", ": ") // protojson varies its spaces on purpose
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -145,20 +149,7 @@ func TestExplainTellsCallsThatHaveEnded(t *testing.T) {
 			w := newWorld()
 			code := Main(t.Context(), append(strings.Fields(line), "--admin", l.Addr().String()), w.env())
 			got := fmt.Sprintf("$ trunkline %s\n%s%s--- exit %d\n", line, w.out.String(), w.err.String(), code)
-			got = regexp.MustCompile(`\([^()]* ago\)`).ReplaceAllString(strings.ReplaceAll(got, ":  ", ": "), "(N ago)")
-			golden := filepath.Join("testdata", name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got\n%s\nwant\n%s", got, want)
-			}
+			golden(t, name, regexp.MustCompile(`\([^()]* ago\)`).ReplaceAllString(got, "(N ago)"))
 		})
 	}
 	cancel()
