@@ -44,6 +44,7 @@
 //	trunkline_listener_accepted_total{listener}         connections taken
 //	trunkline_listener_refused_total{listener,reason}   connections turned away before their first call: max_connections, max_connections_per_address, proxy_header
 //	trunkline_tls_handshakes_total{listener,result}     handshakes with clients: full, resumed or failed
+//	trunkline_tls_certificate_left_seconds{name,where}  until a certificate that is shown expires; negative afterwards
 //	trunkline_cluster_endpoints{cluster}                endpoints in the snapshot in use
 //	trunkline_discovery_stale_seconds{cluster}          age of a snapshot whose source does not answer; 0 when fresh
 //	trunkline_discovery_lag_seconds                     last change: from seen by the source to used for picks

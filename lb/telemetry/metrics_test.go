@@ -57,6 +57,8 @@ func full(t *testing.T) *Telemetry {
 	})
 	tel.Observe(func(g *Gauges) {
 		g.DiscoveryLag = 150 * time.Millisecond
+		g.Listeners = append(g.Listeners, ListenerGauges{Listener: "127.0.0.1:7443", Accepted: 9, Crowded: 1, Handshakes: 5, Resumed: 2})
+		g.Certificates = append(g.Certificates, CertificateGauges{Name: "lb.example.com", Where: "listeners[0].tls", Left: time.Hour})
 		g.Clusters = append(g.Clusters, ClusterGauges{Name: "echo", Endpoints: 2, Stale: 3 * time.Second, Panic: true, ConfigError: true, BreakerOpened: 3,
 			Breakers: []BreakerGauges{{Endpoint: "10.0.0.2:7001", Method: "pkg.Echo/Ping"}, {Endpoint: "10.0.0.1:7001", HalfOpen: true}},
 			Health:   []HealthGauges{{Endpoint: "10.0.0.1:7001", Healthy: true, Warm: 0.25}, {Endpoint: "10.0.0.2:7001", Ejected: true, Ejections: 2, Warm: 1}},
@@ -113,7 +115,7 @@ func TestMetricNamesFollowTheConventionsAndTheDocListsThemAll(t *testing.T) {
 	}
 	name := regexp.MustCompile(`^trunkline_[a-z]+(_[a-z]+)*$`)
 	label := regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
-	allowed := []string{"method", "status", "origin", "outcome", "direction", "cluster", "endpoint", "reason", "kind", "state", "budget"}
+	allowed := []string{"method", "status", "origin", "outcome", "direction", "cluster", "endpoint", "reason", "kind", "state", "budget", "listener", "result", "name", "where"}
 	shown := map[string]string{} // name -> its labels, sorted
 	for n, f := range families {
 		if strings.HasPrefix(n, "go_") || strings.HasPrefix(n, "process_") || strings.HasPrefix(n, "promhttp_") || n == "target_info" {
