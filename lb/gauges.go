@@ -9,6 +9,7 @@ import (
 	"github.com/trunkline/trunkline/discovery/consul"
 	"github.com/trunkline/trunkline/lb/certs"
 	"github.com/trunkline/trunkline/lb/health"
+	"github.com/trunkline/trunkline/lb/listener"
 	"github.com/trunkline/trunkline/lb/policies"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/lb/upstream"
@@ -50,10 +51,14 @@ func (s *Server) observe(g *telemetry.Gauges) {
 func (s *Server) observeEdge(g *telemetry.Gauges) {
 	for _, l := range s.listeners {
 		c := l.Counts()
+		cut := make([]telemetry.ReasonCount, listener.CutReasons)
+		for r := range listener.CutReasons {
+			cut[r] = telemetry.ReasonCount{Reason: r.String(), N: c.Cut[r].Load()}
+		}
 		resumed := c.Resumed.Load() // before Handshakes, which is never less
 		g.Listeners = append(g.Listeners, telemetry.ListenerGauges{Listener: l.Addr().String(), Accepted: c.Accepted.Load(), Crowded: c.Crowded.Load(),
 			CrowdedAddress: c.CrowdedAddress.Load(), BadProxyHeader: c.BadProxyHeader.Load(), Handshakes: c.Handshakes.Load(), Resumed: resumed,
-			BadHandshakes: c.BadHandshakes.Load()})
+			BadHandshakes: c.BadHandshakes.Load(), Offenders: c.Offenders.Load(), Cut: cut})
 	}
 	e := s.edge.Load()
 	if e == nil {

@@ -138,7 +138,7 @@ func newLoop(tb testing.TB) *loop {
 		tb.Fatal(err)
 	}
 	_ = in.Close()
-	wg.Go(r.f.Accept(&Guest{Conn: theirs}, r.cfg, 1<<20, func(bool) {}).Serve)
+	wg.Go(r.f.Accept(&Guest{Conn: theirs}, r.cfg, 1<<20, func(string) {}).Serve)
 	_, _ = io.WriteString(l.nc, http2.ClientPreface)
 	_, _ = l.nc.Write(hello)
 	l.req = frames(func(fr *http2.Framer) {

@@ -28,7 +28,7 @@ type Down struct {
 	cfg      *session.Config
 	peer     string // host:port; "" until somebody asks
 	host     string // without the port; the same
-	onGone   func(abused bool)
+	onGone   func(abuse string)
 	draining bool
 	fresh    fresh
 	final    shard.Timer
@@ -54,8 +54,9 @@ type Guest struct {
 }
 
 // Accept makes a downstream connection of a socket; call its Serve in a goroutine of its own. budget bounds what the client
-// may make us hold, in bytes; onGone is called inside the shard at the end; abused: the client was cut off for it. Call it outside of the shard.
-func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone func(abused bool)) *Down {
+// may make us hold, in bytes; onGone is called inside the shard at the end; abuse is for what the client was cut off, as it was told; "": it was not. Call it outside
+// of the shard.
+func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone func(abuse string)) *Down {
 	if g.Wary {
 		small := *cfg
 		small.MaxStreams = min(small.MaxStreams, waryStreams)
@@ -89,8 +90,11 @@ func (d *Down) gone(error) {
 	d.f.shard.Timer.Clear(&d.tick)
 	d.f.shard.Timer.Clear(&d.fresh.more)
 	delete(d.f.conns, d)
-	f := d.Sess.Failed()
-	d.onGone(f != nil && f.Code == h2.EnhanceYourCalm)
+	abuse := ""
+	if f := d.Sess.Failed(); f != nil && f.Code == h2.EnhanceYourCalm {
+		abuse = f.Reason
+	}
+	d.onGone(abuse)
 }
 
 // CutAll ends every call under way with UNAVAILABLE and every downstream connection once that is said. Inside the shard.

@@ -455,7 +455,7 @@ func (r *rig) automatic(on func(p *peer, f http2.Frame), settings ...http2.Setti
 	r.conns.Go(p.serve)
 	guest := r.guest
 	guest.Conn = a
-	r.conns.Go(r.f.Accept(&guest, r.cfg, r.budget, func(bool) { r.gone.Add(1) }).Serve)
+	r.conns.Go(r.f.Accept(&guest, r.cfg, r.budget, func(string) { r.gone.Add(1) }).Serve)
 	return p
 }
 

@@ -120,6 +120,7 @@ func (l *Listener) proxied(g *guest, d *Door) error {
 	}
 	if known, room := l.offenders.known(party(at), time.Now()); known {
 		if !room {
+			l.counts.Offenders.Add(1)
 			return errors.New("connections of its address were cut off for abuse lately, and others of it wait already")
 		}
 		l.offenders.pause(l.ctx, party(at))

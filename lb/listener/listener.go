@@ -46,6 +46,7 @@ type Listener struct {
 	slots      transport.Slots
 	guard      guard
 	offenders  offenders
+	cuts       cuts
 	mu         sync.Mutex // held while a connection is handed over, so that Close comes before or after
 	conns      sync.WaitGroup
 	closed     atomic.Bool
@@ -56,7 +57,7 @@ type Listener struct {
 	counts Counts
 }
 
-// Counts are what happened to connections before HTTP/2, since the start.
+// Counts are what happened to connections before HTTP/2, and how many were cut off for abuse of it, since the start.
 type Counts struct {
 	Accepted       atomic.Uint64
 	Crowded        atomic.Uint64 // closed: too many connections
@@ -65,6 +66,8 @@ type Counts struct {
 	Handshakes     atomic.Uint64 // over TLS, that were done
 	Resumed        atomic.Uint64 // of them, by a session ticket
 	BadHandshakes  atomic.Uint64
+	Offenders      atomic.Uint64 // closed: others of an address that was cut off wait already
+	Cut            [CutReasons]atomic.Uint64
 }
 
 // Bind listens on address (host:port). settings is read for each connection.
@@ -135,6 +138,7 @@ func (l *Listener) take(nc net.Conn) {
 	if !door.trusts(from) {
 		known, room := l.offenders.known(party(from), time.Now())
 		if !room {
+			l.counts.Offenders.Add(1)
 			g.leave()
 			l.turnAway(nc, door, "connections of your address were cut off for abuse of HTTP/2 lately, and others of it wait already: connect again later, once")
 			return
@@ -188,11 +192,11 @@ func (l *Listener) hand(g *guest) {
 	if g.Address != nil {
 		from = addressOf(g.Address)
 	}
-	d := l.forwarders[at].Accept(&g.Guest, &g.set.Session, g.set.Budget, func(abused bool) {
+	d := l.forwarders[at].Accept(&g.Guest, &g.set.Session, g.set.Budget, func(abuse string) {
 		l.load[at].Add(-1)
 		g.leave()
-		if abused && from.IsValid() {
-			l.offenders.note(party(from), time.Now())
+		if abuse != "" {
+			l.cutOff(from, abuse)
 		}
 	})
 	l.conns.Go(d.Serve)

@@ -5,9 +5,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// listeners are the counters of what comes before HTTP/2.
+// listeners are the counters of what comes before HTTP/2, and of its abuse.
 func (m *page) listeners(all []ListenerGauges) {
-	var accepted, refused, handshakes []metricdata.DataPoint[int64]
+	var accepted, refused, cut, handshakes []metricdata.DataPoint[int64]
 	for i := range all {
 		l := &all[i]
 		add := func(to *[]metricdata.DataPoint[int64], n uint64, label ...attribute.KeyValue) {
@@ -17,8 +17,11 @@ func (m *page) listeners(all []ListenerGauges) {
 		for _, r := range [...]struct {
 			reason string
 			n      uint64
-		}{{"max_connections", l.Crowded}, {"max_connections_per_address", l.CrowdedAddress}, {"proxy_header", l.BadProxyHeader}} {
+		}{{"max_connections", l.Crowded}, {"max_connections_per_address", l.CrowdedAddress}, {"proxy_header", l.BadProxyHeader}, {"cut_off_before", l.Offenders}} {
 			add(&refused, r.n, attribute.String("reason", r.reason))
+		}
+		for _, r := range l.Cut {
+			add(&cut, r.N, attribute.String("reason", r.Reason))
 		}
 		for _, r := range [...]struct {
 			result string
@@ -29,6 +32,7 @@ func (m *page) listeners(all []ListenerGauges) {
 	}
 	m.sum("listener.accepted", "{connection}", "Connections accepted.", accepted)
 	m.sum("listener.refused", "{connection}", "Connections closed before HTTP/2, by reason.", refused)
+	m.sum("listener.cut_off", "{connection}", "Connections cut off for abuse of HTTP/2, by reason.", cut)
 	m.sum("tls.handshakes", "{handshake}", "TLS handshakes with clients, by result.", handshakes)
 }
 

@@ -57,7 +57,7 @@ func full(t *testing.T) *Telemetry {
 	})
 	tel.Observe(func(g *Gauges) {
 		g.DiscoveryLag = 150 * time.Millisecond
-		g.Listeners = append(g.Listeners, ListenerGauges{Listener: "127.0.0.1:7443", Accepted: 9, Crowded: 1, Handshakes: 5, Resumed: 2})
+		g.Listeners = append(g.Listeners, ListenerGauges{Listener: "127.0.0.1:7443", Accepted: 9, Crowded: 1, Handshakes: 5, Resumed: 2, Cut: []ReasonCount{{"resets", 3}}})
 		g.Certificates = append(g.Certificates, CertificateGauges{Name: "lb.example.com", Where: "listeners[0].tls", Left: time.Hour})
 		g.Clusters = append(g.Clusters, ClusterGauges{Name: "echo", Endpoints: 2, Stale: 3 * time.Second, Panic: true, ConfigError: true, BreakerOpened: 3,
 			Breakers: []BreakerGauges{{Endpoint: "10.0.0.2:7001", Method: "pkg.Echo/Ping"}, {Endpoint: "10.0.0.1:7001", HalfOpen: true}},
