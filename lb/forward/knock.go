@@ -152,6 +152,13 @@ func (c *Call) noteGate(kind decision.NoteKind, n gate.Note) {
 	note := decision.Note{Kind: kind, Name: n.Name, Text: n.Text, Refused: n.Refused && !n.Shadow}
 	if n.Shadow {
 		note.A = 1
+		if n.Refused {
+			cluster := ""
+			if c.rules != nil {
+				cluster = c.rules.Cluster.Name
+			}
+			c.f.rec.WouldRefuse(cluster, n.Name)
+		}
 	}
 	c.note(note)
 }

@@ -68,6 +68,7 @@
 //	trunkline_service_config_refused{cluster}           1 if the newest service config was refused and an older one is in force
 //	trunkline_shadow_calls_total{cluster}               calls compared with what the shadow policies would have done
 //	trunkline_shadow_differing_total{cluster,kind}      of these, whose outcome would have differed
+//	trunkline_shadow_refusals_total{cluster,reason}     what rules in shadow (authorization, externalAuthorization, payload) would have refused, by rule
 //	trunkline_overload_shedding                         1 while Trunkline is overloaded and refuses new calls
 //	trunkline_config_generation                         number of the configuration in use
 //	trunkline_config_rejected_total                     reloads refused as invalid

@@ -40,6 +40,7 @@ func full(t *testing.T) *Telemetry {
 		r.HedgeDenied("echo", "not_idempotent")
 		r.Limited("echo", LimitBreaker)
 		r.Limited("", LimitOverload)
+		r.WouldRefuse("echo", "closed-at-night")
 	}
 	for i, address := range []string{"10.0.0.1:7001", "10.0.0.2:7001"} {
 		e := tel.Endpoint("echo", address)

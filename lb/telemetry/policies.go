@@ -82,6 +82,7 @@ type policyBlock struct {
 	hedged                           uint64
 	limited                          [limits]uint64
 	retried, retriesDenied, unhedged tally
+	wouldRefuse                      tally
 }
 
 // Retried counts a further attempt of a call; why is retry.Why's code. Call it with the shard's lock held; the strings must be
@@ -103,6 +104,9 @@ func (r *Recorder) Limited(cluster string, by Limit) {
 		r.policy(cluster).limited[by]++
 	}
 }
+
+// WouldRefuse counts what a rule in shadow would have refused, by the rule's name. As [Recorder.Retried]; cluster "" is for what is not about one.
+func (r *Recorder) WouldRefuse(cluster, rule string) { r.policy(cluster).wouldRefuse.add(rule, 1) }
 
 // policy returns the counters of a cluster. The shard's lock is held. It allocates at first sight only.
 func (r *Recorder) policy(cluster string) *policyBlock {
@@ -146,6 +150,7 @@ func (r *Recorder) policiesInto(sums map[string]*policyBlock) {
 		sum.retried.merge(&b.retried)
 		sum.retriesDenied.merge(&b.retriesDenied)
 		sum.unhedged.merge(&b.unhedged)
+		sum.wouldRefuse.merge(&b.wouldRefuse)
 	}
 }
 
@@ -157,17 +162,18 @@ func (t *Telemetry) producePolicies(m *page) {
 	for _, r := range recorders {
 		r.policiesInto(sums)
 	}
-	var retries, retriesDenied, hedges, hedgesDenied, limited []metricdata.DataPoint[int64]
+	var retries, retriesDenied, hedges, hedgesDenied, limited, wouldRefuse []metricdata.DataPoint[int64]
 	for _, b := range sums {
 		cluster := attribute.String("cluster", valid(b.cluster))
 		all := func(to *[]metricdata.DataPoint[int64], words *tally) {
 			for _, e := range words.list[:words.n] {
-				*to = append(*to, m.point(attribute.NewSet(cluster, attribute.String("reason", e.word)), int64(e.n)))
+				*to = append(*to, m.point(attribute.NewSet(cluster, attribute.String("reason", valid(e.word))), int64(e.n)))
 			}
 		}
 		all(&retries, &b.retried)
 		all(&retriesDenied, &b.retriesDenied)
 		all(&hedgesDenied, &b.unhedged)
+		all(&wouldRefuse, &b.wouldRefuse)
 		if b.hedged > 0 {
 			hedges = append(hedges, m.point(attribute.NewSet(cluster), int64(b.hedged)))
 		}
@@ -181,5 +187,6 @@ func (t *Telemetry) producePolicies(m *page) {
 	m.sum("retries.denied", "{attempt}", "Failed attempts that no other followed, by why not.", retriesDenied)
 	m.sum("hedges", "{attempt}", "Attempts sent beside one under way.", hedges)
 	m.sum("hedges.denied", "{attempt}", "Hedges that were due and not sent, by why not.", hedgesDenied)
+	m.sum("shadow.refusals", "{refusal}", "What rules in shadow would have refused, by rule.", wouldRefuse)
 	m.sum("limited", "{call}", "Calls turned away by a limit, a breaker or the like.", limited)
 }
