@@ -50,17 +50,34 @@ func Open(o Options) (*Server, error) {
 		}
 	}
 	if files := a.GetTls(); files != nil {
-		asked := &configv1.ListenerTLS{CertFile: files.GetCertFile(), KeyFile: files.GetKeyFile(), ClientCaFile: files.GetClientCaFile(), ClientAuth: "none"}
-		if asked.ClientCaFile != "" {
-			asked.ClientAuth = "strict"
-		}
-		shown, err = certs.NewServer(certs.ServerOptions{TLS: asked, Path: "admin.tls", Protocols: []string{"h2", "http/1.1"}, Log: o.Log})
+		shown, err = certs.NewServer(tlsOptions(files, o.Log))
 		if err != nil {
 			t.close()
 			return nil, err
 		}
 	}
 	return assemble(o, t, shown), nil
+}
+
+func tlsOptions(t *configv1.AdminTLS, log *slog.Logger) certs.ServerOptions {
+	asked := &configv1.ListenerTLS{CertFile: t.GetCertFile(), KeyFile: t.GetKeyFile(), ClientCaFile: t.GetClientCaFile(), ClientAuth: "none"}
+	if asked.ClientCaFile != "" {
+		asked.ClientAuth = "strict"
+	}
+	return certs.ServerOptions{TLS: asked, Path: "admin.tls", Protocols: []string{"h2", "http/1.1"}, Log: log}
+}
+
+// Check reads the files that a names as Open does, and nothing more: what is wrong with them.
+func Check(a *configv1.Admin) (wrong []error) {
+	if a.GetTokenFile() != "" {
+		if err := (&token{path: a.GetTokenFile()}).read(); err != nil {
+			wrong = append(wrong, fmt.Errorf("admin.tokenFile: %w", err))
+		}
+	}
+	if a.GetTls() != nil {
+		wrong = append(wrong, certs.CheckServer(tlsOptions(a.GetTls(), nil))...)
+	}
+	return wrong
 }
 
 // localOnly tells whether only this host can reach address; "" and "-" are the default and none.

@@ -66,25 +66,35 @@ func NewClient(o ClientOptions) (*Client, error) {
 	return c, nil
 }
 
+// CheckClient reads the files of o.TLS as NewClient does, and nothing more: what is wrong with them, in the order of their keys.
+func CheckClient(o ClientOptions) []error { return (&Client{o: o}).readFiles() }
+
 func newClient(o ClientOptions, now func() time.Time) (*Client, error) {
 	c := &Client{o: o, now: now}
-	t, at := o.TLS, func(key, path string) source { return source{key: o.Path + "." + key, path: path} }
-	var err error
-	if t.GetCaFile() != "" {
-		if c.cas, err = newAuthorities(at("caFile", t.GetCaFile())); err != nil {
-			return nil, err
-		}
+	if wrong := c.readFiles(); len(wrong) > 0 {
+		return nil, wrong[0]
 	}
-	if t.GetCertFile() != "" {
-		if c.pair, err = newPair(at("certFile", t.GetCertFile()), at("keyFile", t.GetKeyFile())); err != nil {
-			return nil, err
-		}
-	}
-	if t.GetInsecureSkipVerify() {
+	if o.TLS.GetInsecureSkipVerify() {
 		o.Log.Warn("servers' certificates are not verified: anybody on the way can read and change calls; for tests only", "key", o.Path+".insecureSkipVerify")
 	}
 	c.publish()
 	return c, nil
+}
+
+func (c *Client) readFiles() (wrong []error) {
+	t, at := c.o.TLS, func(key, path string) source { return source{key: c.o.Path + "." + key, path: path} }
+	var err error
+	if t.GetCaFile() != "" {
+		if c.cas, err = newAuthorities(at("caFile", t.GetCaFile())); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	if t.GetCertFile() != "" {
+		if c.pair, err = newPair(at("certFile", t.GetCertFile()), at("keyFile", t.GetKeyFile())); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return wrong
 }
 
 func (c *Client) files() []string {

@@ -91,45 +91,55 @@ func newServer(o ServerOptions, now func() time.Time, ask responder) (*Server, e
 	return s, nil
 }
 
+// CheckServer reads the files of o.TLS as NewServer does, and nothing more: what is wrong with them, in the order of their keys.
+func CheckServer(o ServerOptions) []error { return (&Server{o: o}).readFiles() }
+
 // read reads all files for the first time.
-func (s *Server) read() (err error) {
-	t, at := s.o.TLS, func(key, path string) source { return source{key: s.o.Path + "." + key, path: path} }
-	pair := func(prefix, cert, key string) error {
-		p, err := newPair(at(prefix+"certFile", cert), at(prefix+"keyFile", key))
-		s.pairs = append(s.pairs, p)
-		return err
-	}
-	if t.GetCertFile() != "" {
-		if err := pair("", t.GetCertFile(), t.GetKeyFile()); err != nil {
-			return err
-		}
-	}
-	for i, c := range t.GetCertificates() {
-		if err := pair(fmt.Sprintf("certificates[%d].", i), c.GetCertFile(), c.GetKeyFile()); err != nil {
-			return err
-		}
+func (s *Server) read() error {
+	if wrong := s.readFiles(); len(wrong) > 0 {
+		return wrong[0]
 	}
 	if len(s.pairs) == 0 && s.o.ACME == nil && s.o.Connect == nil {
 		return fmt.Errorf("%s: has no certificate to show: write certFile and keyFile, or acme, or connect", s.o.Path)
 	}
-	ca := at("clientCaFile", t.GetClientCaFile())
-	if ca.path != "" {
-		if s.cas, err = newAuthorities(ca); err != nil {
-			return err
-		}
-		if t.GetCrlFile() != "" {
-			if s.crls, err = newRevocations(at("crlFile", t.GetCrlFile()), ca); err != nil {
-				return err
-			}
-		}
-	}
 	if s.mode != "none" && s.cas == nil && s.o.Roots == nil {
 		return fmt.Errorf("%s.clientAuth: is %q, but there is no authority to judge client certificates by: write clientCaFile, or connect", s.o.Path, s.mode)
 	}
+	return nil
+}
+
+func (s *Server) readFiles() (wrong []error) {
+	t, at := s.o.TLS, func(key, path string) source { return source{key: s.o.Path + "." + key, path: path} }
+	keep := func(err error) {
+		if err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	pair := func(prefix, cert, key string) {
+		p, err := newPair(at(prefix+"certFile", cert), at(prefix+"keyFile", key))
+		s.pairs = append(s.pairs, p)
+		keep(err)
+	}
+	if t.GetCertFile() != "" {
+		pair("", t.GetCertFile(), t.GetKeyFile())
+	}
+	for i, c := range t.GetCertificates() {
+		pair(fmt.Sprintf("certificates[%d].", i), c.GetCertFile(), c.GetKeyFile())
+	}
+	var err error
+	if ca := at("clientCaFile", t.GetClientCaFile()); ca.path != "" {
+		s.cas, err = newAuthorities(ca)
+		keep(err)
+		if t.GetCrlFile() != "" {
+			s.crls, err = newRevocations(at("crlFile", t.GetCrlFile()), ca)
+			keep(err)
+		}
+	}
 	if t.GetTicketKeysFile() != "" {
 		s.tickets, err = newTicketKeys(at("ticketKeysFile", t.GetTicketKeysFile()))
+		keep(err)
 	}
-	return err
+	return wrong
 }
 
 func (s *Server) files() []string {

@@ -4,16 +4,22 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/trunkline/trunkline/lb"
 	"github.com/trunkline/trunkline/lb/config"
 	configv1 "github.com/trunkline/trunkline/proto/trunkline/config/v1"
 )
 
 type checkCmd struct {
-	Config string `short:"c" required:"" placeholder:"FILE" help:"Config file."`
+	Config  string `short:"c" required:"" placeholder:"FILE" help:"Config file."`
+	NoFiles bool   `help:"Do not read the files that it names (certificates, keys, ...), for a machine that does not have them."`
 }
 
 func (c *checkCmd) Run(env Env) error {
-	cfg, warnings, err := config.Load(c.Config)
+	look := lb.CheckFiles
+	if c.NoFiles {
+		look = nil
+	}
+	cfg, warnings, err := config.LoadWith(c.Config, look)
 	for _, w := range warnings {
 		fmt.Fprintln(env.Err, w, "(a warning)")
 	}

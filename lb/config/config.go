@@ -79,6 +79,16 @@ func Load(path string) (*configv1.Config, []Warning, error) {
 	return Parse(path, data)
 }
 
+// LoadWith is Load, and has look say what else is wrong with a config that is good so far: with what it names. Its errors begin with the key of
+// the configuration, and a colon.
+func LoadWith(path string, look func(*configv1.Config) []error) (*configv1.Config, []Warning, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return parse(path, data, maxNodes, look)
+}
+
 // readFile reads at most one byte more than Parse accepts.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
@@ -92,10 +102,11 @@ func readFile(path string) ([]byte, error) {
 // Parse makes a config of YAML text; name stands for the file in messages. The config is complete: ApplyDefaults has been
 // applied. With an error the config is nil; warnings come either way.
 func Parse(name string, data []byte) (*configv1.Config, []Warning, error) {
-	return parse(name, data, maxNodes)
+	return parse(name, data, maxNodes, nil)
 }
 
-func parse(name string, data []byte, limit int) (*configv1.Config, []Warning, error) {
+// parse is Parse; look may be nil.
+func parse(name string, data []byte, limit int, look func(*configv1.Config) []error) (*configv1.Config, []Warning, error) {
 	r := newReport(name, data, limit)
 	cfg := &configv1.Config{}
 	if root := r.readDocument(data); root != nil {
@@ -103,6 +114,12 @@ func parse(name string, data []byte, limit int) (*configv1.Config, []Warning, er
 		r.checkPolicies(cfg)
 		r.checkRules(cfg)
 		r.checkSemantics(cfg)
+	}
+	if len(r.errors) == 0 {
+		ApplyDefaults(cfg)
+		if look != nil {
+			r.place(look(cfg))
+		}
 	}
 	for _, said := range []Errors{r.errors, r.warnings} {
 		for i := range said {
@@ -118,7 +135,6 @@ func parse(name string, data []byte, limit int) (*configv1.Config, []Warning, er
 	if len(r.errors) > 0 {
 		return nil, r.warnings, r.errors
 	}
-	ApplyDefaults(cfg)
 	return cfg, r.warnings, nil
 }
 
@@ -164,6 +180,14 @@ func (r *report) errorf(path, format string, args ...any) {
 	}
 	r.said[path] = true
 	r.errors = append(r.errors, r.problem(path, fmt.Sprintf(format, args...)))
+}
+
+// place reports errors that begin with their path.
+func (r *report) place(wrong []error) {
+	for _, err := range wrong {
+		path, message, _ := strings.Cut(err.Error(), ": ")
+		r.errorf(path, "%s", message)
+	}
 }
 
 // unreadable reports why the value at path is left out of the message.

@@ -133,7 +133,7 @@ func TestAliasesCannotMultiplyWithoutBound(t *testing.T) {
 	b.WriteString(" ] }")
 	b.WriteString(strings.Repeat(", *c", 1_000))
 	b.WriteString(" ] } }\n")
-	_, _, err := parse("bomb.yaml", []byte(b.String()), 20_000)
+	_, _, err := parse("bomb.yaml", []byte(b.String()), 20_000, nil)
 	if !IsProblem(err) || !strings.Contains(err.Error(), "too large") {
 		t.Fatalf("err = %.300v", err)
 	}

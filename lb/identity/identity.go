@@ -76,6 +76,22 @@ func New(a *configv1.Authentication, log *slog.Logger) (*Authenticator, error) {
 	return n, nil
 }
 
+// Check reads the files that a names as New does, and nothing more: what is wrong with them, in the order of their keys. a has its defaults.
+func Check(a *configv1.Authentication) (wrong []error) {
+	log := slog.New(slog.DiscardHandler)
+	for i, p := range a.GetJwt() {
+		if _, err := newKeeper(p, fmt.Sprintf("authentication.jwt[%d]", i), log); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	if k := a.GetApiKeys(); k != nil {
+		if _, err := newAPIKeys(k, "", log); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return wrong
+}
+
 func (a *Authenticator) build(ctx context.Context, cfg *configv1.Authentication, log *slog.Logger) error {
 	var err error
 	if a.required, err = methods.Compile(cfg.GetRequired()); err != nil {

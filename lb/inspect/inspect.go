@@ -80,6 +80,22 @@ func New(cfg *configv1.Config, log *slog.Logger) (*Inspector, error) {
 	return i, nil
 }
 
+// Check builds the firewalls of cfg that have directives of their own, as New does, and nothing more: what is wrong with those. cfg has its
+// defaults.
+func Check(cfg *configv1.Config) (wrong []error) {
+	var w walls
+	defer w.close()
+	for n, p := range cfg.GetPayload() {
+		if p.GetWaf().GetDirectivesFile() == "" {
+			continue
+		}
+		if _, err := w.get(p.GetWaf(), fmt.Sprintf("payload[%d].waf", n)); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return wrong
+}
+
 // limit is the contract's form of a limit: -1 for none.
 func limit(v *uint64) int64 {
 	if v == nil {
