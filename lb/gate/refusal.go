@@ -27,7 +27,7 @@ func (r *Rules) deny(v *Verdict, d *authz.Decision) {
 		v.Message = fmt.Sprintf("no rule allows %s to %s: %s would have to", r.method, to, d.Wanting())
 	default:
 		v.Reason = "NOT_ALLOWED_BY_DEFAULT"
-		v.Message = fmt.Sprintf("no rule is about %s, and what no rule allows is denied: ask for an allow rule (authorization.default)", r.method)
+		v.Message = noRule(r.method)
 		return
 	}
 	switch {
@@ -40,6 +40,15 @@ func (r *Rules) deny(v *Verdict, d *authz.Decision) {
 		v.Message += "; a caller is known by a token, a key or a client certificate"
 	}
 	v.Message += " (authorization.rules)"
+}
+
+// noRule is why the default denies a method. The admin API's rules are its operator's own to write.
+func noRule(method string) string {
+	do := "ask for an allow rule (authorization.default)"
+	if strings.HasPrefix(method, "trunkline.admin.v1.AdminService/") {
+		do = "the admin API needs an allow rule, too, with methods: [ trunkline.admin.v1.AdminService/* ] (authorization.default)"
+	}
+	return fmt.Sprintf("no rule is about %s, and what no rule allows is denied: %s", method, do)
 }
 
 // heard adds what the external service says.
