@@ -13,6 +13,7 @@ import (
 	"github.com/trunkline/trunkline/discovery/static"
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/forward"
+	"github.com/trunkline/trunkline/lb/gate"
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
@@ -24,6 +25,7 @@ import (
 type outlook struct {
 	gen    *forward.Generation
 	states map[string]*clusterState
+	cfg    *configv1.Config // with its defaults
 	// unasked names, for people, who was not asked because nothing runs; "" for a running Server.
 	unasked string
 }
@@ -31,7 +33,7 @@ type outlook struct {
 func (s *Server) outlook() outlook {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return outlook{gen: s.gen.Load(), states: s.targets}
+	return outlook{gen: s.gen.Load(), states: s.targets, cfg: s.cfg}
 }
 
 // Explain implements admin.Source.
@@ -57,7 +59,7 @@ func Explain(cfg *configv1.Config, method, authority string) (*adminv1.ExplainRe
 	if err != nil {
 		return nil, err
 	}
-	return outlook{gen: g, states: c.states, unasked: unasked(cfg)}.explain(method, authority), nil
+	return outlook{gen: g, states: c.states, cfg: cfg, unasked: unasked(cfg)}.explain(method, authority), nil
 }
 
 // nowhere makes endpoints that nobody will dial.
@@ -112,6 +114,10 @@ func (o outlook) explain(method, authority string) *adminv1.ExplainResponse {
 	r := &adminv1.ExplainResponse{Method: method, Authority: authority}
 	chosen, status, message := o.gen.Foresee(path, authority)
 	r.Status, r.Message = uint32(status), message
+	asked, refused := gate.Foresee(o.cfg, method)
+	if r.Asked = asked; refused != "" && status == grpc.OK {
+		r.Status, r.Message = uint32(grpc.PermissionDenied), refused
+	}
 	for _, step := range o.gen.Table.Explain(path, authority) {
 		reason := step.Why
 		if step.Chosen && o.unasked != "" && isDefault(step.Rule.Match) { // what is learned outranks it

@@ -225,3 +225,30 @@ func TestExplainOfAFileSaysWhoWasNotAsked(t *testing.T) {
 		})
 	}
 }
+
+func TestExplainNamesWhatACallWouldBeAskedAndWhatRefusesIt(t *testing.T) {
+	for _, c := range []struct {
+		name, rule string
+		status     uint32
+		asked      int
+		says       string
+	}{
+		{"a condition", "{ name: night, action: deny, when: 'authority == \"night\"' }", 0, 1, ""},
+		{"everybody", "{ name: closed, action: deny }", 7, 0, "rule closed denies bench.Echo/Ping, whoever calls"},
+		{"nothing", "{ name: open, action: allow }", 0, 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			yaml := echoAt(backend(t)) + "authorization: { rules: [ " + c.rule + " ] }\n"
+			offline, err := Explain(parse(t, yaml), "bench.Echo/Ping", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if live := run(t, yaml).Explain("bench.Echo/Ping", ""); !proto.Equal(offline, live) {
+				t.Errorf("offline %v\nlive    %v", offline, live)
+			}
+			if offline.GetStatus() != c.status || len(offline.GetAsked()) != c.asked || !strings.HasPrefix(offline.GetMessage(), c.says) {
+				t.Errorf("%v", offline)
+			}
+		})
+	}
+}

@@ -143,8 +143,16 @@ func explain(w io.Writer, r *adminv1.ExplainResponse) {
 			fmt.Fprintf(w, "  %s\n", s)
 		}
 	}
+	end := "The call would be placed."
+	if asked := r.GetAsked(); len(asked) > 0 {
+		fmt.Fprintln(w, "\nbefore it is placed")
+		for _, s := range asked {
+			fmt.Fprintf(w, "  %s\n", s)
+		}
+		end = "The call would be placed, unless one of these refuses it."
+	}
 	if r.GetStatus() == 0 {
-		fmt.Fprintln(w, "\nThe call would be placed.")
+		fmt.Fprintln(w, "\n"+end)
 		return
 	}
 	fmt.Fprintf(w, "\nThe call would end %v: %s\n", codepb.Code(r.GetStatus()), r.GetMessage())

@@ -119,6 +119,7 @@ func answer(method, authority string) *adminv1.ExplainResponse {
 	r.Steps[0] = &adminv1.ExplainStep{Route: echo, Matched: true, Chosen: true, Reason: "the service"}
 	r.Route, r.Cluster, r.ClusterSource, r.Balancer = echo, "echo", "static", "least_request"
 	if authority != "" {
+		r.Asked = []string{"It would be asked for a token of https://login.example.com (authentication.required[0]).", "The authorization service would be asked, and may refuse it (externalAuthorization)."}
 		r.PolicySource, r.Policy = "trunkline.yaml", &adminv1.MethodPolicy{Name: "bench.Echo", Words: []string{"timeout 1 s", "up to 3 attempts on UNAVAILABLE"}}
 	}
 	r.Candidates = []*adminv1.Candidate{

@@ -532,16 +532,20 @@ type ExplainResponse struct {
 	// The cluster's endpoints, sorted by address.
 	Candidates []*Candidate `protobuf:"bytes,8,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	// The gRPC status that a caller would get without any endpoint being asked, e.g. 12 for UNIMPLEMENTED; 0 if the call
-	// would be sent.
+	// would be sent, provided that what it is asked before (asked) does not refuse it. 7 for PERMISSION_DENIED if a rule refuses
+	// it whoever calls.
 	Status uint32 `protobuf:"varint,9,opt,name=status,proto3" json:"status,omitempty"`
-	// The message of that status, as the caller would read it.
+	// The message of that status, as the caller would read it, but for the caller's name.
 	Message string `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
 	// Known methods or services that are spelled nearly so, the nearest first.
 	Nearest []string `protobuf:"bytes,11,rep,name=nearest,proto3" json:"nearest,omitempty"`
 	// What would hold for the call; absent if no policy does.
 	Policy *MethodPolicy `protobuf:"bytes,12,opt,name=policy,proto3" json:"policy,omitempty"`
 	// File or KV key of that policy.
-	PolicySource  string `protobuf:"bytes,13,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
+	PolicySource string `protobuf:"bytes,13,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
+	// What a call would be asked before it is admitted, in the order of asking, a sentence each: proofs, rules, the external
+	// service. No condition and no value is told. Empty: nothing.
+	Asked         []string `protobuf:"bytes,14,rep,name=asked,proto3" json:"asked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,6 +669,13 @@ func (x *ExplainResponse) GetPolicySource() string {
 		return x.PolicySource
 	}
 	return ""
+}
+
+func (x *ExplainResponse) GetAsked() []string {
+	if x != nil {
+		return x.Asked
+	}
+	return nil
 }
 
 // ExplainStep is one rule and what became of it.
@@ -1384,7 +1395,7 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	"\vconnections\x18\x01 \x03(\v2\x1e.trunkline.admin.v1.ConnectionR\vconnections\"F\n" +
 	"\x0eExplainRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x1c\n" +
-	"\tauthority\x18\x02 \x01(\tR\tauthority\"\xf6\x03\n" +
+	"\tauthority\x18\x02 \x01(\tR\tauthority\"\x8c\x04\n" +
 	"\x0fExplainResponse\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x1c\n" +
 	"\tauthority\x18\x02 \x01(\tR\tauthority\x125\n" +
@@ -1401,7 +1412,8 @@ const file_trunkline_admin_v1_admin_proto_rawDesc = "" +
 	" \x01(\tR\amessage\x12\x18\n" +
 	"\anearest\x18\v \x03(\tR\anearest\x128\n" +
 	"\x06policy\x18\f \x01(\v2 .trunkline.admin.v1.MethodPolicyR\x06policy\x12#\n" +
-	"\rpolicy_source\x18\r \x01(\tR\fpolicySource\"\x88\x01\n" +
+	"\rpolicy_source\x18\r \x01(\tR\fpolicySource\x12\x14\n" +
+	"\x05asked\x18\x0e \x03(\tR\x05asked\"\x88\x01\n" +
 	"\vExplainStep\x12/\n" +
 	"\x05route\x18\x01 \x01(\v2\x19.trunkline.admin.v1.RouteR\x05route\x12\x18\n" +
 	"\amatched\x18\x02 \x01(\bR\amatched\x12\x16\n" +
