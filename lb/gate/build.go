@@ -20,9 +20,11 @@ import (
 type Gate struct {
 	authentication *configv1.Authentication        // set once in Next
 	external       *configv1.ExternalAuthorization // set once in Next
+	certificates   bool                            // any listener asks for them. set once in Next
 	who            *part[*identity.Authenticator]  // set once in Next
 	rules          *authz.Policy                   // nil: none. set once in Next
 	service        *part[*extauthz.Client]         // nil: none. set once in Next
+	always         map[string]bool                 // names of the deny rules without a condition. set once in Next
 	asked, except  methods.Set                     // of the service. set once in Next
 	protected      []string                        // set once in Next
 	hidden         map[string]bool                 // protected, for rules and the service. set once in Next
@@ -44,7 +46,7 @@ func (g *Gate) Next(cfg *configv1.Config, log *slog.Logger) (*Gate, error) {
 	if a == nil && x == nil && len(z.GetRules()) == 0 && z.GetDefault() != "deny" {
 		return nil, nil //nolint:nilnil // said above
 	}
-	n := &Gate{authentication: a, external: x, gone: make(chan struct{}), hidden: map[string]bool{"x-forwarded-client-cert": true}}
+	n := &Gate{authentication: a, external: x, certificates: TakesCertificates(cfg), always: map[string]bool{}, gone: make(chan struct{}), hidden: map[string]bool{"x-forwarded-client-cert": true}}
 	n.hide = n.hides
 	n.waits.New = func() any { return newWait() }
 	n.holders.Store(1)
@@ -63,6 +65,11 @@ func (g *Gate) build(old *Gate, z *configv1.Authorization, log *slog.Logger) (er
 	if g.rules, err = Policy(z); err != nil {
 		return err
 	}
+	for _, r := range z.GetRules() {
+		if r.GetAction() == "deny" && strings.TrimSpace(r.GetWhen()) == "" {
+			g.always[r.GetName()] = true
+		}
+	}
 	if x := g.external; x != nil {
 		if g.asked, err = methods.Compile(x.GetMethods()); err != nil {
 			return fmt.Errorf("externalAuthorization.methods: %w", err)
@@ -79,13 +86,13 @@ func (g *Gate) build(old *Gate, z *configv1.Authorization, log *slog.Logger) (er
 			}
 		}
 	}
-	if old != nil && proto.Equal(g.authentication, old.authentication) {
+	if old != nil && g.certificates == old.certificates && proto.Equal(g.authentication, old.authentication) {
 		g.who = old.who.keep()
 	}
 	if g.who != nil {
 		return nil
 	}
-	who, err := identity.New(g.authentication, log)
+	who, err := identity.New(g.authentication, g.certificates, log)
 	if err != nil {
 		return err
 	}

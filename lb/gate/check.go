@@ -108,7 +108,7 @@ func (r *Rules) judge(q *Request, p *identity.Proof, then func(*Verdict), held b
 		return refuse(SourceAuthentication, p.Refused)
 	}
 	if p.Principal == nil && r.required {
-		return refuse(SourceAuthentication, r.gate.who.value.Missing())
+		return refuse(SourceAuthentication, r.gate.who.value.Missing(q.Field))
 	}
 	v := &Verdict{Principal: p.Principal, Set: p.Set, Remove: p.Remove}
 	if r.authz != nil {

@@ -69,7 +69,9 @@ authorization:
 				"ask the shop team for the role reader (authorization.rules)"},
 		{"who says nothing", g, ping, call(), SourceAuthorization,
 			"PERMISSION_DENIED NOT_ALLOWED_BY_RULE: no rule allows bench.Echo/Ping to a caller who does not say who it is: one of readers, admins would have to: " +
-				"ask the shop team for the role reader; a caller is known by a token, a key or a client certificate (authorization.rules)"},
+				"ask the shop team for the role reader; a caller is known by a token or a key (authorization.rules)"},
+		{"who says nothing to a rule that asks nothing", g, "bench.Echo/Never", call(), SourceAuthorization,
+			"PERMISSION_DENIED DENIED_BY_RULE: rule nobody denies bench.Echo/Never to a caller who does not say who it is; ask whoever runs this service (authorization.rules)"},
 		{"a frozen reader", g, ping, call("authorization", i.token(map[string]any{"role": "reader", "frozen": true})), SourceAuthorization,
 			"PERMISSION_DENIED DENIED_BY_RULE: rule frozen denies bench.Echo/Ping to web: pay your bill (authorization.rules)"},
 		{"a rule without a message", g, "bench.Echo/Never", call("x-api-key", "s3cret"), SourceAuthorization,
@@ -78,7 +80,10 @@ authorization:
 			"PERMISSION_DENIED DENIED_BY_RULE: rule broken denies bench.Echo/Broken to spiffe://mesh/web, for its condition cannot be evaluated; ask whoever runs this service (authorization.rules)"},
 		{"a required proof", g, "bench.Echo/Required", call(), SourceAuthentication,
 			"UNAUTHENTICATED TOKEN_MISSING: this method is only for callers who prove who they are: send a token of https://id.example.com as the metadata " +
-				"authorization: Bearer <token>, or send a key as the metadata x-api-key, or show a client certificate"},
+				"authorization: Bearer <token>, or send a key as the metadata x-api-key"},
+		{"a password in place of a token", g, "bench.Echo/Required", call("authorization", "Basic s3cret"), SourceAuthentication,
+			"UNAUTHENTICATED TOKEN_MISSING: this method is only for callers who prove who they are: what was sent as authorization is no bearer token, for it does not " +
+				"begin with Bearer; send a token of https://id.example.com as the metadata authorization: Bearer <token>, or send a key as the metadata x-api-key"},
 		{"a required proof is a certificate", g, "bench.Echo/Required", call().with(peer), SourceNone, ""},
 		{"a connection that is refused", g, ping, call("authorization", i.token(map[string]any{"role": "reader"})).with(refused), SourceConnection,
 			"UNAUTHENTICATED CERTIFICATE_REQUIRED: show a client certificate"},

@@ -33,11 +33,11 @@ func (r *Rules) deny(v *Verdict, d *authz.Decision) {
 	switch {
 	case d.Message != "":
 		v.Message += ": " + d.Message
-	case v.Principal != nil:
+	case v.Principal != nil || r.gate.always[d.Rule]:
 		v.Message += "; ask whoever runs this service"
 	}
-	if v.Principal == nil {
-		v.Message += "; a caller is known by a token, a key or a client certificate"
+	if by := r.gate.who.value.Known(); v.Principal == nil && by != "" && !r.gate.always[d.Rule] {
+		v.Message += "; a caller is known by " + by
 	}
 	v.Message += " (authorization.rules)"
 }

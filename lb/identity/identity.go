@@ -36,7 +36,9 @@ type Authenticator struct {
 	adminToo            bool // required names the admin API. set once in New
 	protected           []string
 	identityField       string // "": endpoints are not told
-	missing             *authn.Refusal
+	missing, noBearer   *authn.Refusal // noBearer: what was sent in authorization is no token
+	certificates        bool           // any listener asks for them. set once in New
+	known               string
 
 	groups  []*group // one for each metadata field that holds tokens
 	keepers []*keeper
@@ -56,11 +58,12 @@ type Authenticator struct {
 const maxWaiting = 8192
 
 // New begins to fetch and watch the keys that a names; it does not wait for an issuer. a has its defaults, and nil proves nothing but
-// certificates. An error is a file that cannot be used, named by its configuration key. Close it.
-func New(a *configv1.Authentication, log *slog.Logger) (*Authenticator, error) {
+// certificates; certificates tells whether any listener asks for those. An error is a file that cannot be used, named by its configuration
+// key. Close it.
+func New(a *configv1.Authentication, certificates bool, log *slog.Logger) (*Authenticator, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Authenticator{
-		nobody: &Proof{}, stop: stop, identityField: strings.ToLower(a.GetIdentityMetadata()),
+		nobody: &Proof{}, stop: stop, certificates: certificates, identityField: strings.ToLower(a.GetIdentityMetadata()),
 		judging: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), // the rest is for calls that are known
 	}
 	if err := n.build(ctx, a, log); err != nil {
@@ -114,7 +117,10 @@ func (a *Authenticator) build(ctx context.Context, cfg *configv1.Authentication,
 		}
 	}
 	a.protected = protected(cfg)
-	a.missing = authn.Missing(a.how(cfg))
+	how := a.how(cfg)
+	a.missing = authn.Missing(how)
+	a.noBearer = authn.Missing("what was sent as authorization is no bearer token, for it does not begin with Bearer; " + how)
+	a.known = a.kinds()
 	a.adminToo = slices.ContainsFunc(cfg.GetRequired(), func(pattern string) bool { return strings.HasPrefix(pattern, adminPackage) })
 	return nil
 }
@@ -158,10 +164,34 @@ func (a *Authenticator) how(cfg *configv1.Authentication) string {
 	if a.apiKeys != nil {
 		ways = append(ways, "send a key as the metadata "+a.apiKeys.field)
 	}
-	if ways = append(ways, "show a client certificate"); len(ways) > 4 {
+	if a.certificates {
+		ways = append(ways, "show a client certificate")
+	}
+	switch {
+	case len(ways) == 0:
+		return "no way to do so is configured here, ask whoever runs this balancer"
+	case len(ways) > 4:
 		ways = append(ways[:3], "show another proof that is configured here")
 	}
 	return strings.Join(ways, ", or ")
+}
+
+// kinds are the kinds of proofs that are taken.
+func (a *Authenticator) kinds() string {
+	var kinds []string
+	if len(a.keepers) > 0 {
+		kinds = append(kinds, "a token")
+	}
+	if a.apiKeys != nil {
+		kinds = append(kinds, "a key")
+	}
+	if a.certificates {
+		kinds = append(kinds, "a client certificate")
+	}
+	if n := len(kinds); n > 2 {
+		kinds = []string{kinds[0] + ", " + kinds[1], kinds[2]}
+	}
+	return strings.Join(kinds, " or ")
 }
 
 // Required tells that calls of method ("pkg.Service/Method") must have proved who makes them.
@@ -172,8 +202,18 @@ func (a *Authenticator) Required(method string) bool {
 // adminPackage has the admin API: its address asks for proofs of its own (admin.tokenFile, admin.tls), so that "*" does not mean it.
 const adminPackage = "trunkline.admin."
 
-// Missing is the refusal of a call whose method is Required and whose Proof has no Principal. It says how to prove oneself.
-func (a *Authenticator) Missing() *authn.Refusal { return a.missing }
+// Missing is the refusal of a call whose method is Required and whose Proof has no Principal. It says how to prove oneself. field is Prove's; nil:
+// not known.
+func (a *Authenticator) Missing(field func(name string) string) *authn.Refusal {
+	const authorization = "authorization"
+	if field != nil && field(authorization) != "" && slices.ContainsFunc(a.groups, func(g *group) bool { return g.field == authorization }) {
+		return a.noBearer
+	}
+	return a.missing
+}
+
+// Known is by what callers are known here: "a token, a key or a client certificate"; "" if by nothing.
+func (a *Authenticator) Known() string { return a.known }
 
 // Protected are the names of request metadata that clients may not set, in lower case, sorted: those of protectedMetadata, and what
 // proofs set.

@@ -324,7 +324,7 @@ func TestAFileThatCannotBeUsedIsNamedAtTheStart(t *testing.T) {
 		{&configv1.Authentication{ApiKeys: &configv1.ApiKeys{File: bad}}, "authentication.apiKeys.file: " + bad + ": line 1 has 1 words: write <name> sha256:<64 hexadecimal digits>"},
 		{&configv1.Authentication{Required: []string{"x"}}, "authentication.required: \"x\" names neither a method nor a package"},
 	} {
-		if _, err := New(defaulted(c.cfg), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := New(defaulted(c.cfg), true, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v\nwant %s", err, c.want)
 		}
 	}

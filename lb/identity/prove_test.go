@@ -169,13 +169,43 @@ func TestMethodsAreRequiredToHaveAProvenCallerOrNot(t *testing.T) {
 		t.Error("required is not as configured")
 	}
 	want := "this method is only for callers who prove who they are: send a key as the metadata x-api-key, or show a client certificate"
-	if m := a.Missing(); m.Reason != "TOKEN_MISSING" || m.Message != want {
+	if m := a.Missing(nil); m.Reason != "TOKEN_MISSING" || m.Message != want {
 		t.Errorf("%+v", m)
 	}
 }
 
+func TestWhoIsMissingAProofIsToldOfThoseThatAreTakenHere(t *testing.T) {
+	i := newIssuer(t, "one")
+	const only = "this method is only for callers who prove who they are: "
+	send := "send a token of " + i.provider().GetIssuer() + " as the metadata authorization: Bearer <token>"
+	for _, c := range []struct {
+		cfg          *configv1.Authentication
+		certificates bool
+		call         call
+		says, known  string
+	}{
+		{&configv1.Authentication{Jwt: []*configv1.JwtProvider{i.provider()}}, true, call{}, send + ", or show a client certificate", "a token or a client certificate"},
+		{&configv1.Authentication{Jwt: []*configv1.JwtProvider{i.provider()}}, false, call{}, send, "a token"},
+		{&configv1.Authentication{Jwt: []*configv1.JwtProvider{i.provider()}}, false, call{"authorization": "Basic YTpi"},
+			"what was sent as authorization is no bearer token, for it does not begin with Bearer; " + send, "a token"},
+		{&configv1.Authentication{ApiKeys: &configv1.ApiKeys{File: keyFile(t)}}, false, call{"authorization": "Basic YTpi"}, "send a key as the metadata x-api-key", "a key"},
+		{nil, false, call{}, "no way to do so is configured here, ask whoever runs this balancer", ""},
+	} {
+		cfg := c.cfg
+		if cfg != nil {
+			cfg = defaulted(cfg)
+		}
+		a, err := New(cfg, c.certificates, slog.New(slog.DiscardHandler))
+		must(t, err)
+		if got := a.Missing(c.call.field).Message; got != only+c.says || a.Known() != c.known {
+			t.Errorf("%q %q\nwant %q", got, a.Known(), c.says)
+		}
+		a.Close()
+	}
+}
+
 func TestWithoutConfigurationACertificateStillNamesItsCaller(t *testing.T) {
-	a, err := New(nil, slog.New(slog.DiscardHandler))
+	a, err := New(nil, true, slog.New(slog.DiscardHandler))
 	must(t, err)
 	defer a.Close()
 	if p := a.prove(t, bearer("x")); p.says() != "" {

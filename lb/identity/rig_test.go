@@ -174,7 +174,7 @@ func begin(t testing.TB, cfg *configv1.Authentication) *Authenticator {
 
 func beginWith(t testing.TB, cfg *configv1.Authentication, log *slog.Logger) *Authenticator {
 	t.Helper()
-	a, err := New(defaulted(cfg), log)
+	a, err := New(defaulted(cfg), true, log)
 	must(t, err)
 	t.Cleanup(a.Close)
 	return a
