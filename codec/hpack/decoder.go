@@ -16,6 +16,7 @@ type Decoder struct {
 	allowed   uint32 // what we advertised, in bytes
 	maxList   uint32 // bytes
 	maxFields uint32
+	read      int // fields of the last block
 }
 
 // NewDecoder returns a decoder whose fields are of in. maxTableSize is what we advertise as
@@ -38,6 +39,9 @@ func (d *Decoder) SetMaxListSize(n uint32) { d.maxList = n }
 // SetMaxFields bounds the fields of a block, whatever the list size allows. The default is 1,024.
 func (d *Decoder) SetMaxFields(n uint32) { d.maxFields = n }
 
+// Read is how many fields the last block had, also beyond what may be kept of it.
+func (d *Decoder) Read() int { return d.read }
+
 // Close releases the dynamic table. The decoder must not be used after.
 func (d *Decoder) Close() { d.evict(0) }
 
@@ -52,7 +56,7 @@ func (d *Decoder) Decode(dst []*Field, block []byte) ([]*Field, error) {
 	}
 	left := int(d.maxList)
 	tooLarge := false
-	for p < len(block) {
+	for d.read = 0; p < len(block); d.read++ {
 		var f *Field
 		b := block[p]
 		switch {

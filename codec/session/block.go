@@ -67,7 +67,7 @@ func (c *Conn) request(id uint32, b *Block) *h2.ConnError {
 		return nil
 	}
 	c.purse[idle].earned += streamEarns
-	if b.TooLarge && !c.take(refused, float64(b.size/costlyBytes)) { // beside what Wasted will take
+	if b.TooLarge && !c.take(refused, float64(b.size/costlyBytes+c.dec.Read()/costlyFields)) { // beside what Wasted will take
 		return connErr(h2.EnhanceYourCalm, "more than %g refused calls per second beyond those that are not, their metadata weighed (limits.abuse.refusedPerSecond)", c.cfg.Abuse.Refused)
 	}
 	s := c.newStream(id)

@@ -75,8 +75,12 @@ func (c *Conn) ebb() {
 	}
 }
 
-// Output is what is to be written, borrowed: valid until the next call of any method.
-func (c *Conn) Output() []byte { return c.out[c.outOff:] }
+// Output is what is to be written, borrowed: valid until the next call of any method. It is final: a carrier may have encrypted it
+// before it can say that it was written.
+func (c *Conn) Output() []byte {
+	c.lastData = lastData{}
+	return c.out[c.outOff:]
+}
 
 // TakeOutput hands the whole output over to the caller, who writes it and returns it to Env.Buffers. It counts as written.
 func (c *Conn) TakeOutput() []byte {

@@ -188,7 +188,7 @@ type lastData struct {
 // smallData is how long a frame may become by data that is joined to it, in bytes: of longer ones the header costs nothing.
 const smallData = 1024
 
-// joinData appends p to the last frame, if that is of the same stream, the last thing said, not written yet, and both are small: one who
+// joinData appends p to the last frame, if that is of the same stream, the last thing said, not seen by the carrier yet, and both are small: one who
 // says a message a byte at a time does not make the other side take it so.
 func (c *Conn) joinData(id uint32, p []byte, end bool) bool {
 	l := &c.lastData

@@ -174,12 +174,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	}
 	if c.e != nil {
 		c.stats, c.rules = c.e.stats, c.e.rules
-		if p := c.e.payload; p != nil && p.Judge != nil {
-			c.watch = &watch{c: c, p: p, hold: c.rules.Unary, end: b.End}
-			if p.Users != nil {
-				p.Users.Add(1)
-			}
-		}
+		c.look(b.End)
 	}
 	c.strip()
 	f.rec.Start(c.stats)

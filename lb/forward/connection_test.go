@@ -71,10 +71,14 @@ func TestADrainIsToldInTwoStepsAndWaitsForTheLastStream(t *testing.T) {
 	tell(t, 1, func(t *testing.T, r *rig) {
 		idle, c, deaf := r.client(), r.client(), r.client()
 		deaf.mute.Store(true)
+		c.mute.Store(true) // until its call has crossed
 		c.call(1, true)
 		up := r.end("one", 0)
 		r.in(func() { r.f.EachDown(func(d *Down) { d.Drain() }) })
 		c.call(3, true) // crosses the first GOAWAY
+		up.open()
+		c.mute.Store(false)
+		c.do(func() error { return c.fr.WritePing(true, [8]byte{'d', 'r', 'a', 'i', 'n'}) })
 		idle.expect("GOAWAY 2147483647 NO_ERROR Trunkline drains", "GOAWAY 0 NO_ERROR ", "EOF")
 		deaf.expect("GOAWAY 2147483647 *")
 		c.expect("GOAWAY 2147483647 *", "GOAWAY * NO_ERROR ")

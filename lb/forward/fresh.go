@@ -3,6 +3,7 @@ package forward
 import (
 	"time"
 
+	"github.com/trunkline/trunkline/codec/session"
 	"github.com/trunkline/trunkline/lb/shard"
 )
 
@@ -14,20 +15,25 @@ import (
 // connection's calls only so many are under way at once; each that an endpoint has ended makes that one more, and so does time. An
 // endpoint that all clients share is not to be flooded by one of whom nothing is known yet, and who may be cut off in a moment.
 
-// turn is how many of its fresh calls a client may begin before others have theirs.
-const turn = 64
-
-// A connection starts with startCalls calls under way, wary one that was accepted so, and may have startCalls more after each startWait
-// while fresh ones wait for that: a thousand calls at once, none of which ends soon, are under way within 200 ms.
+// How many fresh calls begin in one round: of one client, and of all. The others' turn is in the next, which others than those who bring calls
+// come before.
 const (
-	startCalls = 50
-	waryCalls  = 5
-	// waryStreams is how many streams such a connection may have in all.
-	waryStreams = 100
-	startWait   = int64(10 * time.Millisecond)
-	// A client that lets so many bytes of answers wait gets only startLess more.
-	startHeld = 1 << 20
-	startLess = 10
+	turn    = 64
+	allTurn = 256
+)
+
+// A connection starts with startCalls calls under way, wary one that was accepted so. After each startWait in which fresh ones wait for
+// that it may have twice as many: a thousand calls at once, none of which ends soon, are under way within 30 ms. Calls with a deadline
+// wait for a tenth of their time at most.
+const (
+	startCalls  = 50
+	waryCalls   = 5
+	waryStreams = 100 // that such a connection may have in all
+	startWait   = int64(5 * time.Millisecond)
+	startShare  = 10
+	// A client that leaves so many bytes of answers unread gets only startLess more.
+	startUnread = 1 << 20
+	startLess   = 5
 )
 
 // How much request data, in bytes, has a fresh call begin without waiting for its turn.
@@ -92,13 +98,19 @@ func (c *Call) notFresh() {
 	c.qprev, c.qnext = nil, nil
 }
 
-// grown counts n more bytes of a fresh call's request, and begins the call if that is better than to hold them.
+// due says whether the first of the calls may begin.
+func (q *fresh) due() bool { return q.first != nil && (q.counted < q.most || q.bytes > freshBytes) }
+
+// grown counts n more bytes of a fresh call's request, and begins calls if that is better than to hold them.
 func (c *Call) grown(n int) {
-	q := &c.d.fresh
+	d := c.d
+	q := &d.fresh
 	q.bytes += n
-	alone := q.first == c && q.last == c
-	if q.bytes > freshBytes || n >= largeBody && alone && q.counted < q.most && c.d.mayBegin() {
+	if alone := q.first == c && q.last == c; alone && n >= largeBody && q.counted < q.most && d.mayBegin() {
 		c.begin()
+	}
+	for q.bytes > freshBytes && q.first != nil && d.mayBegin() {
+		q.first.begin()
 	}
 }
 
@@ -118,7 +130,48 @@ func (c *Call) begin() {
 	c.counted = true
 	c.d.fresh.counted++
 	c.f.shard.Timed()
+	if g := c.f.gen.Load(); g != c.gen {
+		if c.reroute(g); c.down == nil {
+			return
+		}
+	}
 	c.knock()
+}
+
+// reroute has a call that met nobody yet see another generation: what is in no generation any more (an endpoint, a gate) must not be met. How
+// long it may take stays as it was.
+func (c *Call) reroute(g *Generation) {
+	f := c.f
+	request, end := c.replay, c.ended
+	c.replay = nil
+	if w := c.watch; w != nil {
+		request, end, w.buf = w.buf, w.end, nil
+		c.dropWatch()
+	} else {
+		f.replaying -= int64(len(request))
+	}
+	c.d.Budget.Release(int64(len(request)))
+	c.gen, c.ended = g, end
+	c.strip()
+	if c.e = nil; c.path != nil && c.field(":method") != "CONNECT" {
+		c.e = f.lookup(g, c.path, c.auth)
+	}
+	if c.e == nil {
+		c.rules, c.late, c.deadline, c.idle = nil, nil, 0, 0
+		f.shard.Env.Buffers.Put(request)
+		return
+	}
+	if c.e.stats != c.stats {
+		f.rec.Rename(c.stats, c.e.stats)
+		c.stats = c.e.stats
+	}
+	if c.rules = c.e.rules; c.look(end) {
+		c.ended = end && len(request) == 0
+		c.watch.take(request, end)
+	} else {
+		c.keep(request)
+	}
+	f.shard.Env.Buffers.Put(request)
 }
 
 // hasEnded counts the end of a call.
@@ -139,39 +192,54 @@ func (c *Call) hasEnded() {
 
 // moreFresh lets more calls begin though those before them have not ended.
 func (d *Down) moreFresh() {
-	if d.fresh.first == nil {
+	q := &d.fresh
+	if q.first == nil {
 		return
 	}
-	if d.Budget.Held < startHeld {
-		d.fresh.most += startCalls
+	if d.unread() < startUnread {
+		q.most *= 2
 	} else {
-		d.fresh.most += startLess
+		q.most += startLess
 	}
+	now, late := d.f.shard.Now(), 0
+	for c := q.first; c != nil; c = c.qnext {
+		if c.deadline != 0 && now-c.arrived >= (c.deadline-c.arrived)/startShare {
+			late++
+		}
+	}
+	q.most = max(q.most, q.counted+late)
 	d.list()
 }
 
-// beginFresh begins the calls whose round ends, as many of each client as have their turn. The others' is in the next round.
+// unread is how many bytes wait for the client to take them.
+func (d *Down) unread() int {
+	n := len(d.Sess.Output())
+	d.Sess.EachStream(func(s *session.Stream) { n += s.Held() })
+	return n
+}
+
+// beginFresh begins the calls whose round ends, as many as have their turn.
 func (f *Forwarder) beginFresh() {
-	n := len(f.fresh)
-	for i := range n {
+	i, n, left := 0, len(f.fresh), allTurn
+	for ; i < n && left > 0; i++ {
 		d := f.fresh[i]
 		q := &d.fresh
-		for q.first != nil && q.counted < q.most && d.Sess.Failed() == nil && d.mayBegin() {
+		for left > 0 && q.due() && d.Sess.Failed() == nil && d.mayBegin() {
 			q.first.begin()
+			left--
 		}
 		switch q.listed = false; {
 		case q.first == nil || d.Sess.Failed() != nil:
-		case q.counted < q.most:
+		case q.due():
 			q.listed = true
 			f.fresh = append(f.fresh, d)
 		case !q.more.Pending():
 			f.shard.Timer.Set(&q.more, f.shard.Now()+startWait)
 		}
 	}
-	rest := copy(f.fresh, f.fresh[n:])
+	rest := copy(f.fresh, f.fresh[i:])
 	clear(f.fresh[rest:])
-	f.fresh = f.fresh[:rest]
-	if rest > 0 {
+	if f.fresh = f.fresh[:rest]; rest > 0 {
 		f.shard.Again()
 	}
 }

@@ -158,8 +158,8 @@ func TestAConnectionStartsSlowlyAndEachCallThatEndsLetsItHaveMore(t *testing.T) 
 			t.Fatalf("%d calls were begun when %d had ended, not %d", n, some, startCalls+2*some)
 		}
 		time.Sleep(2 * time.Duration(startWait)) // the wheel is up to 2 ms late
-		if n := up.open(); n != 2*startCalls+2*some {
-			t.Fatalf("%d calls were begun after a while, not %d", n, 2*startCalls+2*some)
+		if n := up.open(); n != 2*(startCalls+some)+some {
+			t.Fatalf("%d calls were begun after a while, not %d", n, 2*(startCalls+some)+some)
 		}
 		time.Sleep(10 * time.Duration(startWait))
 		if n := up.open(); n != all {

@@ -44,6 +44,19 @@ type watch struct {
 	skip   int    // bytes still to come of a message that goes on unseen
 }
 
+// look has the messages of the call judged, if its method's rules want that.
+func (c *Call) look(end bool) bool {
+	p := c.e.payload
+	if p == nil || p.Judge == nil {
+		return false
+	}
+	c.watch = &watch{c: c, p: p, hold: c.rules.Unary, end: end}
+	if p.Users != nil {
+		p.Users.Add(1)
+	}
+	return true
+}
+
 // messagePrefix is the length of what stands before each message: a flag and a length (gRPC over HTTP/2, Length-Prefixed-Message).
 const messagePrefix = 5
 
