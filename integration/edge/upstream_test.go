@@ -99,7 +99,7 @@ func TestEndpointsAreReachedOverTLS(t *testing.T) {
 		})
 	}
 	for name, words := range map[string][]string{
-		"misnamed":   {"certificate is not for the IP address 127.0.0.1, but for backend.test", "correct serverName in clusters[7].tls"},
+		"misnamed":   {"certificate is not for the IP address 127.0.0.1, but for backend.test", "write serverName in clusters[7].tls", "the host of the endpoint's address is expected"},
 		"misnamed2":  {"certificate is not for the name shop.test, but for backend.test", "correct serverName in clusters[8].tls"},
 		"stranger":   {"was issued by CN=servers", "no chain leads", "add its authority there"},
 		"wrongid":    {"is of " + id, "spiffe://example.test/other was expected"},
@@ -115,6 +115,9 @@ func TestEndpointsAreReachedOverTLS(t *testing.T) {
 				t.Errorf("got %v %q", err, reason(err))
 			}
 			says(t, status.Convert(err).Message(), words...)
+			if _, again, _ := strings.Cut(status.Convert(err).Message(), "127.0.0.1:"); strings.Contains(again, "127.0.0.1:") {
+				t.Errorf("the endpoint's address is there twice: %s", status.Convert(err).Message())
+			}
 		})
 	}
 	t.Run("an endpoint that wants TLS and is not configured so is refused in words", func(t *testing.T) {

@@ -143,11 +143,11 @@ func (c *Client) Certificates() []Certificate {
 	return nil
 }
 
-// Config is for tls.Client on one new connection to address, host:port. Errors of its handshake about the server's certificate say which
-// endpoint, what was expected and what was shown; [Client.Explain] puts the others into words.
+// Config is for tls.Client on one new connection to address, host:port. Errors of its handshake about the server's certificate say what
+// was expected and what was shown, and not which endpoint; [Client.Explain] puts the others into words.
 func (c *Client) Config(address string) *tls.Config {
 	t := c.state.Load()
-	e := expected{client: c, roots: t.roots, address: address, name: c.o.TLS.GetServerName(), spiffe: c.o.TLS.GetSpiffeId()}
+	e := expected{client: c, roots: t.roots, name: c.o.TLS.GetServerName(), spiffe: c.o.TLS.GetSpiffeId()}
 	if e.name == "" {
 		e.name = host(address)
 	}
@@ -209,15 +209,16 @@ func (s *sessions) Get(key string) (*tls.ClientSessionState, bool) {
 
 func (s *sessions) Put(key string, cs *tls.ClientSessionState) { s.cache.Put(s.address+" "+key, cs) }
 
-// Explain puts into words what a handshake of [Client.Config] ended with, where crypto/tls and the server only hint at it.
-func (c *Client) Explain(address string, err error) error {
+// Explain puts into words what a handshake of [Client.Config] ended with, where crypto/tls and the server only hint at it. It leaves it to its
+// caller, who knows the address and shows it beside the error, to name that.
+func (c *Client) Explain(_ string, err error) error {
 	var header tls.RecordHeaderError
 	var alert tls.AlertError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &header):
-		return fmt.Errorf("endpoint %s does not speak TLS on this port: remove %s, or correct the port (%w)", address, c.o.Path, err)
+		return fmt.Errorf("it does not speak TLS on this port: remove %s, or correct the port (%w)", c.o.Path, err)
 	case errors.As(err, &alert) || strings.Contains(err.Error(), "remote error: tls: "):
 		text := err.Error()
 		for _, a := range []struct{ has, means string }{
@@ -227,11 +228,11 @@ func (c *Client) Explain(address string, err error) error {
 			{"expired certificate", "finds our client certificate expired: renew it, or correct the clocks"},
 			{"revoked certificate", "finds our client certificate revoked: get a new one"},
 			{"protocol version not supported", "speaks no TLS 1.2 or 1.3: update it"},
-			{"unrecognized name", fmt.Sprintf("has no certificate for the name it is asked for: correct serverName in %s", c.o.Path)},
+			{"unrecognized name", "has no certificate for the name it is asked for: " + c.nameRemedy()},
 			{"handshake failure", "has no cipher suite or signature in common with us, or asks for a client certificate: see its log"},
 		} {
 			if strings.Contains(text, a.has) {
-				return fmt.Errorf("endpoint %s %s (%w)", address, a.means, err)
+				return fmt.Errorf("it %s (%w)", a.means, err)
 			}
 		}
 	}

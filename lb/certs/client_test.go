@@ -79,9 +79,9 @@ func TestAServerIsTakenOnlyIfItIsWhoWasExpected(t *testing.T) {
 		{"the address's IP", byName, nil, "10.0.0.7:443", ca.named("10.0.0.7"), nil},
 		{"an IPv6 address", byName, nil, "[fd00::7%eth0]:443", ca.named("fd00::7"), nil},
 		{"serverName", named, nil, "10.0.0.7:443", ca.named("shop.test"), nil},
-		{"another name", byName, nil, "shop.test:443", ca.named("pay.test", "10.0.0.8"), []string{"endpoint shop.test:443", "not for the name shop.test, but for pay.test, 10.0.0.8", "clusters[0].tls"}},
+		{"another name", byName, nil, "shop.test:443", ca.named("pay.test", "10.0.0.8"), []string{"its certificate is not for the name shop.test, but for pay.test, 10.0.0.8", "clusters[0].tls"}},
 		{"no IP", byName, nil, "10.0.0.7:443", ca.named("shop.test"), []string{"not for the IP address 10.0.0.7, but for shop.test", "serverName"}},
-		{"another authority", named, nil, "10.0.0.7:443", other.named("shop.test"), []string{"endpoint 10.0.0.7:443", "issued by CN=Other CA", file}},
+		{"another authority", named, nil, "10.0.0.7:443", other.named("shop.test"), []string{"its certificate", "issued by CN=Other CA", file}},
 		{"expired", named, nil, "10.0.0.7:443", expired, []string{"not valid after", "renew it"}},
 		{"for clients", named, nil, "10.0.0.7:443", forClients, []string{"not meant for servers"}},
 		{"system's authorities", &configv1.UpstreamTLS{}, nil, "shop.test:443", ca.named("shop.test"), []string{"the system's authorities", "caFile in clusters[0].tls"}},
@@ -128,12 +128,12 @@ func TestAServerMustAgreeToHTTP2AndTheErrorSaysWhatToDo(t *testing.T) {
 	client := dialler(t, ClientOptions{TLS: &configv1.UpstreamTLS{CaFile: dir.write("ca.pem", chainPEM(ca.cert))}})
 	server := backend(ca.named("shop.test"))
 	server.NextProtos = nil
-	if _, _, _, err := shake(t, server, client.Config("shop.test:443")); err == nil || !strings.Contains(err.Error(), "endpoint shop.test:443: it speaks TLS, but did not agree to HTTP/2 (ALPN h2)") {
+	if _, _, _, err := shake(t, server, client.Config("shop.test:443")); err == nil || !strings.Contains(err.Error(), "it speaks TLS, but did not agree to HTTP/2 (ALPN h2)") {
 		t.Error(err)
 	}
 	server.NextProtos = []string{"http/1.0"}
 	_, _, _, err := shake(t, server, client.Config("shop.test:443"))
-	if err = client.Explain("shop.test:443", err); err == nil || !strings.Contains(err.Error(), "endpoint shop.test:443 does not offer HTTP/2") {
+	if err = client.Explain("shop.test:443", err); err == nil || !strings.Contains(err.Error(), "it does not offer HTTP/2") {
 		t.Error(err)
 	}
 	a, b := socket(t)

@@ -12,22 +12,22 @@ import (
 
 // expected is what the server of one connection must prove.
 type expected struct {
-	client        *Client
-	roots         *x509.CertPool // nil: the system's
-	address, name string
-	spiffe        string // in place of name, or beside a name that the configuration gives; "": none
-	mesh          bool
-	match         func(spiffe string) error // in the mesh
+	client *Client
+	roots  *x509.CertPool // nil: the system's
+	name   string
+	spiffe string // in place of name, or beside a name that the configuration gives; "": none
+	mesh   bool
+	match  func(spiffe string) error // in the mesh
 }
 
-// verify is tls.Config.VerifyConnection; it is called in full and in resumed handshakes.
+// verify is tls.Config.VerifyConnection; it is called in full and in resumed handshakes. Who dials says in its errors which endpoint.
 func (e *expected) verify(cs tls.ConnectionState) error {
 	if err := e.certificate(cs.PeerCertificates); err != nil {
-		return fmt.Errorf("endpoint %s: %w", e.address, err)
+		return err
 	}
 	// In the mesh a server may agree to nothing: a sidecar proxy for TCP, Consul's default, knows no ALPN and hands on what it gets.
 	if cs.NegotiatedProtocol != "h2" && (!e.mesh || cs.NegotiatedProtocol != "") {
-		return fmt.Errorf("endpoint %s: it speaks TLS, but did not agree to HTTP/2 (ALPN h2): enable that there, or correct the port", e.address)
+		return errors.New("it speaks TLS, but did not agree to HTTP/2 (ALPN h2): enable that there, or correct the port")
 	}
 	return nil
 }
@@ -67,7 +67,7 @@ func (e *expected) certificate(certs []*x509.Certificate) error {
 		if net.ParseIP(e.name) != nil {
 			what = "the IP address"
 		}
-		return fmt.Errorf("its certificate is not for %s %s, but for %s: correct serverName in %s, or the certificate", what, e.name, strings.Join(names(leaf), ", "), e.client.o.Path)
+		return fmt.Errorf("its certificate is not for %s %s, but for %s: %s, or correct the certificate", what, e.name, strings.Join(names(leaf), ", "), e.client.nameRemedy())
 	}
 	return nil
 }
@@ -109,6 +109,14 @@ func (e *expected) remedy() string {
 		return ""
 	}
 	return fmt.Sprintf(": correct spiffeId in %s, or the certificate", e.client.o.Path)
+}
+
+// nameRemedy is what to change where a server is not who was expected by name.
+func (c *Client) nameRemedy() string {
+	if c.o.TLS.GetServerName() != "" {
+		return "correct serverName in " + c.o.Path
+	}
+	return "write serverName in " + c.o.Path + " (without it, the host of the endpoint's address is expected), or give the endpoint's address with a name that the certificate has"
 }
 
 // explain says in words why a server's chain is not good.
