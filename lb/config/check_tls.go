@@ -201,8 +201,17 @@ func (r *report) checkUpstreamTLS(at string, t *configv1.UpstreamTLS) {
 	if n := t.GetServerName(); n != "" && !validHost(n, false) {
 		r.errorf(at+".serverName", "%q is not a name: write it as it stands in the certificate, without scheme or port", n)
 	}
+	r.checkSkipVerify(at, t.GetInsecureSkipVerify(), "caFile", t.GetCaFile())
+	r.checkSkipVerify(at, t.GetInsecureSkipVerify(), "spiffeId", t.GetSpiffeId())
 	if id := t.GetSpiffeId(); id != "" && !spiffeID(id) {
 		r.errorf(at+".spiffeId", "%q is not a SPIFFE id: write spiffe://trust-domain/path", id)
+	}
+}
+
+// checkSkipVerify reports what would be verified if anything were: whoever wrote it believes that it is.
+func (r *report) checkSkipVerify(at string, skip bool, key, value string) {
+	if skip && value != "" {
+		r.errorf(at+".insecureSkipVerify", "is true, so that any certificate is trusted and %s (line %d) is never looked at: remove one", key, r.line(at+"."+key))
 	}
 }
 

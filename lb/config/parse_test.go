@@ -105,8 +105,9 @@ func TestEveryKeyOfTheSchemaCanBeWritten(t *testing.T) {
 	if !proto.Equal(before, cfg) {
 		t.Error("ApplyDefaults changes a config that has its defaults")
 	}
-	// token cannot stand beside tokenFile.
-	if missing := absent(cfg.ProtoReflect(), ""); !slices.Equal(missing, []string{"discovery.consul.token"}) {
+	// token cannot stand beside tokenFile, nor insecureSkipVerify beside caFile.
+	if missing := absent(cfg.ProtoReflect(), ""); !slices.Equal(missing, []string{"discovery.consul.token", "discovery.consul.tls.insecureSkipVerify",
+		"clusters[].tls.insecureSkipVerify", "externalAuthorization.tls.insecureSkipVerify"}) {
 		t.Errorf("testdata/every_key.yaml does not set %q", missing)
 	}
 }

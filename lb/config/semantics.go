@@ -80,6 +80,7 @@ func (r *report) checkConsul(c *configv1.Consul) {
 	if t := c.GetTls(); (t.GetCertFile() == "") != (t.GetKeyFile() == "") {
 		r.errorf(at+".tls", "has one of certFile and keyFile: a client certificate needs both")
 	}
+	r.checkSkipVerify(at+".tls", c.GetTls().GetInsecureSkipVerify(), "caFile", c.GetTls().GetCaFile())
 	seen := map[string]string{}
 	for i, s := range c.GetServices() {
 		path := fmt.Sprintf("%s.services[%d].name", at, i)
