@@ -35,7 +35,7 @@ type Authenticator struct {
 	required, anonymous methods.Set
 	adminToo            bool // required names the admin API. set once in New
 	protected           []string
-	identityField       string // "": endpoints are not told
+	identityField       string         // "": endpoints are not told
 	missing, noBearer   *authn.Refusal // noBearer: what was sent in authorization is no token
 	certificates        bool           // any listener asks for them. set once in New
 	known               string
