@@ -153,7 +153,8 @@ func telemetryConfig(o Options) (telemetry.Config, error) {
 			}
 			w = f
 		}
-		c.Logger = slog.New(slog.NewJSONHandler(w, nil))
+		lines := &lineWriter{to: w}
+		c.Logger, c.FlushLog = slog.New(slog.NewJSONHandler(lines, nil)), lines.flush
 	}
 	return c, nil
 }

@@ -74,7 +74,7 @@ func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone f
 	d.Sess.SetBudget(&d.Budget)
 	d.fresh.most, d.fresh.more.Do = startCalls, d.moreFresh
 	if g.Wary {
-		d.fresh.most = waryCalls
+		d.fresh.most, d.Chunk = waryCalls, waryChunk
 		d.Sess.Wary()
 	}
 	d.tick.Do = d.look

@@ -28,7 +28,8 @@ const (
 const (
 	startCalls  = 50
 	waryCalls   = 5
-	waryStreams = 100 // that such a connection may have in all
+	waryStreams = 100      // that such a connection may have in all
+	waryChunk   = 16 << 10 // bytes that are read of it at once: what comes after its abuse costs us nothing
 	startWait   = int64(5 * time.Millisecond)
 	startShare  = 10
 	// A client that leaves so many bytes of answers unread gets only startLess more.

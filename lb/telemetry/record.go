@@ -111,18 +111,25 @@ type lane struct {
 	done     chan struct{} // closed when the goroutine has ended
 }
 
-func newLane(size int, handle func(*CallRecord)) *lane {
+// newLane returns a queue whose records go to handle, one after the other; idle, if it is not nil, is called when none is left for now.
+func newLane(size int, handle func(*CallRecord), idle func()) *lane {
 	l := &lane{queue: make(chan *CallRecord, size), stopping: make(chan struct{}), done: make(chan struct{})}
-	go l.run(handle)
+	if idle == nil {
+		idle = func() {}
+	}
+	go l.run(handle, idle)
 	return l
 }
 
-func (l *lane) run(handle func(*CallRecord)) {
+func (l *lane) run(handle func(*CallRecord), idle func()) {
 	defer close(l.done)
+	defer idle()
 	for {
 		select {
 		case rec := <-l.queue:
-			handle(rec)
+			if handle(rec); len(l.queue) == 0 {
+				idle()
+			}
 		case <-l.stopping:
 			for {
 				select {

@@ -44,6 +44,7 @@ type Config struct {
 	AccessLog     AccessLogMode
 	SlowThreshold time.Duration // of calls with one message each way at most; 0: no call is slow
 	Logger        *slog.Logger  // gets the access log; JSON to standard output if nil
+	FlushLog      func()        // is called when there is no further line for now, by who calls Logger; may be nil
 	Diagnostics   *slog.Logger  // gets what goes wrong with the telemetry itself; slog.Default() if nil
 }
 
@@ -112,14 +113,14 @@ func New(ctx context.Context, cfg Config) (*Telemetry, error) {
 		if t.tracing, err = newTracing(ctx, t, settings, res, cfg.Diagnostics); err != nil {
 			return nil, fmt.Errorf("telemetry: traces: %w", err)
 		}
-		t.spans = newLane(spanQueue, t.tracing.take)
+		t.spans = newLane(spanQueue, t.tracing.take, nil)
 	}
 	if cfg.AccessLog != AccessLogOff {
 		logger := cfg.Logger
 		if logger == nil {
 			logger = slog.New(slog.NewJSONHandler(os.Stdout, nil))
 		}
-		t.lines = newLane(lineQueue, func(rec *CallRecord) { writeLine(logger.Handler(), rec) })
+		t.lines = newLane(lineQueue, func(rec *CallRecord) { writeLine(logger.Handler(), rec) }, cfg.FlushLog)
 	}
 	return t, nil
 }

@@ -95,6 +95,9 @@ func (r *raw) turn(c *Conn) (done bool, err error) {
 		}
 		chunk := c.Shard.ReadBuffer()
 		k := copy(chunk, c.rest)
+		if c.Chunk > 0 {
+			chunk = chunk[:k+c.Chunk]
+		}
 		n, err := r.take(chunk[k:])
 		if n <= 0 {
 			c.Shard.Unlock()

@@ -47,6 +47,9 @@ func (s *sealed) turn(c *Conn) (done bool, err error) {
 		}
 		if !s.fresh {
 			p := c.Shard.SealedBuffer()
+			if c.Chunk > 0 {
+				p = p[:c.Chunk]
+			}
 			n, err := s.take(p)
 			if n <= 0 {
 				c.Shard.Unlock()

@@ -48,6 +48,8 @@ type Conn struct {
 	ID uint64
 	// Since is when the connection began, LastRead when bytes last came; in the shard's time.
 	Since, LastRead int64
+	// Chunk is how many bytes are read at once, beside what is kept of the last chunk; 0: as many as come. Set once, before Serve.
+	Chunk int
 	// BytesIn is how many bytes have come.
 	BytesIn uint64
 
