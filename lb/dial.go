@@ -18,9 +18,9 @@ func (e *edge) secure(cluster string) func(ctx context.Context, address string, 
 	return func(ctx context.Context, address string, nc net.Conn) (net.Conn, error) {
 		c, err := transport.SecureClient(ctx, nc, d.certs.Config(address))
 		if err != nil {
-			return nil, d.certs.Explain(address, err)
+			return nil, d.certs.Explain(err)
 		}
-		c.Explain = func(err error) error { return d.certs.Explain(address, err) }
+		c.Explain = d.certs.Explain
 		return c, nil
 	}
 }
@@ -35,9 +35,9 @@ func (s *Server) shake(ctx context.Context, cluster, address string, nc net.Conn
 	c := tls.Client(nc, d.certs.Config(address))
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = nc.Close()
-		return nil, d.certs.Explain(address, err)
+		return nil, d.certs.Explain(err)
 	}
-	return explained{c, func(err error) error { return d.certs.Explain(address, err) }}, nil
+	return explained{c, d.certs.Explain}, nil
 }
 
 // explained is a connection on which it may only be read what the server thinks of our certificate (TLS 1.3).

@@ -211,7 +211,7 @@ func (s *sessions) Put(key string, cs *tls.ClientSessionState) { s.cache.Put(s.a
 
 // Explain puts into words what a handshake of [Client.Config] ended with, where crypto/tls and the server only hint at it. It leaves it to its
 // caller, who knows the address and shows it beside the error, to name that.
-func (c *Client) Explain(_ string, err error) error {
+func (c *Client) Explain(err error) error {
 	var header tls.RecordHeaderError
 	var alert tls.AlertError
 	switch {

@@ -133,22 +133,22 @@ func TestAServerMustAgreeToHTTP2AndTheErrorSaysWhatToDo(t *testing.T) {
 	}
 	server.NextProtos = []string{"http/1.0"}
 	_, _, _, err := shake(t, server, client.Config("shop.test:443"))
-	if err = client.Explain("shop.test:443", err); err == nil || !strings.Contains(err.Error(), "it does not offer HTTP/2") {
+	if err = client.Explain(err); err == nil || !strings.Contains(err.Error(), "it does not offer HTTP/2") {
 		t.Error(err)
 	}
 	a, b := socket(t)
 	go func() { _, _ = a.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }()
 	err = tls.Client(b, client.Config("shop.test:443")).HandshakeContext(t.Context())
-	if err = client.Explain("shop.test:443", err); err == nil || !strings.Contains(err.Error(), "does not speak TLS on this port") {
+	if err = client.Explain(err); err == nil || !strings.Contains(err.Error(), "does not speak TLS on this port") {
 		t.Error(err)
 	}
-	if client.Explain("x", nil) != nil {
+	if client.Explain(nil) != nil {
 		t.Error("nothing is explained")
 	}
 	asking := backend(ca.named("shop.test"))
 	asking.ClientAuth = tls.RequireAnyClientCert
 	_, _, _, err = shake(t, asking, client.Config("shop.test:443"))
-	if err = client.Explain("shop.test:443", err); err == nil || !strings.Contains(err.Error(), "asks for a client certificate: write certFile and keyFile in clusters[0].tls") {
+	if err = client.Explain(err); err == nil || !strings.Contains(err.Error(), "asks for a client certificate: write certFile and keyFile in clusters[0].tls") {
 		t.Error(err)
 	}
 }

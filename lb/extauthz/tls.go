@@ -24,7 +24,7 @@ type reloaded struct {
 func (r *reloaded) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := credentials.NewTLS(r.client.Config(r.address)).ClientHandshake(ctx, authority, raw)
 	if err != nil {
-		return nil, nil, r.client.Explain(r.address, err)
+		return nil, nil, r.client.Explain(err)
 	}
 	return conn, info, nil
 }
