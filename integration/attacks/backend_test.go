@@ -3,6 +3,7 @@ package attacks
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -81,7 +82,7 @@ func (b *backend) warm(t *testing.T) {
 			for err == nil {
 				_, err = stream.Recv()
 			}
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err

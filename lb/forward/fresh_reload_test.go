@@ -169,14 +169,14 @@ func TestWhatAFreshCallHasSaidIsJudgedByTheRulesThatHoldWhenItBegins(t *testing.
 }
 
 func TestTheSlowStartTakesATenthOfACallsTimeAtMost(t *testing.T) {
-	for _, d := range []struct{ endpoint, deadline time.Duration }{{80, 100}, {150, 200}, {400, 500}} {
+	for _, d := range []struct{ endpoint, deadline int }{{80, 100}, {150, 200}, {400, 500}} {
 		t.Run(fmt.Sprint(d), func(t *testing.T) {
 			tell(t, 1, func(t *testing.T, r *rig) {
 				r.opts.FillMark, r.opts.MaxPending = 1000, 1000
 				r.use("one")
 				r.on = func(p *peer, f http2.Frame) {
 					if h, ok := f.(*http2.MetaHeadersFrame); ok && !p.client {
-						go func() { time.Sleep(d.endpoint * time.Millisecond); p.ok(h.StreamID) }()
+						go func() { time.Sleep(time.Duration(d.endpoint) * time.Millisecond); p.ok(h.StreamID) }()
 					}
 				}
 				c := r.client()
