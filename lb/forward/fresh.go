@@ -23,8 +23,8 @@ const (
 )
 
 // A connection starts with startCalls calls under way, wary one that was accepted so. After each startWait in which fresh ones wait for
-// that it may have twice as many: a thousand calls at once, none of which ends soon, are under way within 30 ms. Calls with a deadline
-// wait for a tenth of their time at most.
+// that it may have twice as many if an endpoint has ended any in that time, else startCalls more: a thousand calls at once, none of which
+// ends soon, are under way within 100 ms. Calls with a deadline wait for a tenth of their time at most.
 const (
 	startCalls  = 50
 	waryCalls   = 5
@@ -32,8 +32,10 @@ const (
 	waryChunk   = 16 << 10 // bytes that are read of it at once: what comes after its abuse costs us nothing
 	startWait   = int64(5 * time.Millisecond)
 	startShare  = 10
-	// A client that leaves so many bytes of answers unread gets only startLess more.
+	// A client that leaves so many bytes of answers unread gets only startLess more, and so does one to which so many came in that time
+	// without that any answer was whole: endpoints are busy with what it has.
 	startUnread = 1 << 20
+	startBusy   = 128 << 10
 	startLess   = 5
 )
 
@@ -52,6 +54,8 @@ type fresh struct {
 	bytes       int    // of request data that its calls have brought
 	counted     int    // calls that began and have not ended
 	most        int    // how many of them there may be
+	progress    bool   // an endpoint has ended one since the last moreFresh
+	came        int    // bytes of answers since then
 	more        shard.Timer
 }
 
@@ -185,6 +189,7 @@ func (c *Call) hasEnded() {
 	q.counted--
 	if c.complete && !c.local {
 		q.most++
+		q.progress = true
 	}
 	if q.first != nil {
 		c.d.list()
@@ -197,11 +202,15 @@ func (d *Down) moreFresh() {
 	if q.first == nil {
 		return
 	}
-	if d.unread() < startUnread {
+	switch unread := d.unread() >= startUnread; {
+	case q.progress && !unread:
 		q.most *= 2
-	} else {
+	case unread || q.came >= startBusy:
 		q.most += startLess
+	default:
+		q.most += startCalls
 	}
+	q.progress, q.came = false, 0
 	now, late := d.f.shard.Now(), 0
 	for c := q.first; c != nil; c = c.qnext {
 		if c.deadline != 0 && now-c.arrived >= (c.deadline-c.arrived)/startShare {

@@ -206,9 +206,9 @@ func TestCallsWhoseClientBringsMuchBeginInTheirOrder(t *testing.T) {
 						c.data(2*i+3, strings.Repeat("x", size), true)
 					}
 				})
-				time.Sleep(100 * time.Millisecond)
+				time.Sleep(120 * time.Millisecond)
 				if n := one.open() - 1; n != all {
-					t.Errorf("after 100 ms %d of %d calls were begun", n, all)
+					t.Errorf("after 120 ms %d of %d calls were begun", n, all)
 				}
 				one.mu.Lock()
 				next := 0

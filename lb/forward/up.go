@@ -158,6 +158,7 @@ func (u up) HandleData(s *session.Stream, p []byte, end bool) {
 	}
 	c.bytesOut += uint64(len(p))
 	c.messagesOut += uint32(n)
+	c.d.fresh.came += len(p)
 	if end {
 		// No trailers: not gRPC, or a server that died in style. Clients say UNKNOWN or INTERNAL to that.
 		c.complete, c.status = true, grpc.Unknown
