@@ -102,7 +102,7 @@ func (f *table) write(t *testing.T) {
 		others += r.strangers / float64(len(f.rows))
 	}
 	fmt.Fprintf(&b, "Measured on %s, %d attacks on a machine of %d cores (%s) of which others took %.0f%%, with %s.\n\n",
-		time.Now().Format("2 January 2006"), len(f.rows), runtime.NumCPU(), model(), 100*others, runtime.Version())
+		time.Now().Format("2 January 2006"), len(f.rows), runtime.NumCPU(), model(), max(0, 100*others), runtime.Version())
 	b.WriteString("| Test | Attack | Defence (default) | Failed calls | p99 without, with | Memory | Connections, by GOAWAY, otherwise |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, a := range attacks() {
 		_, figures, _ := strings.Cut(old[a.name], a.words())
