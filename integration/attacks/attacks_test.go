@@ -61,7 +61,7 @@ const (
 	// memory is the most resident memory that the product may ever have: about 45 MiB of it are there without any load.
 	memory = 192 * mebibyte
 	// tries is how often a p99 above the bound is measured, as long as all attacks together have taken less than more for it.
-	tries = 3
+	tries = 4
 	more  = time.Minute
 	// busy is the share of the machine that processes of strangers may have while a p99 is measured that counts against the product: a
 	// quarter of a core of two. If they had more in each try, the test says that it cannot tell.

@@ -87,7 +87,7 @@ func callAttacks() []attack {
 			},
 		},
 		{
-			name: "messages_unfinished", workers: 4, lasts: 2 * time.Second, ending: ending{none: true},
+			name: "messages_unfinished", workers: 4, lasts: 2 * time.Second, memory: heldMemory, ending: ending{none: true},
 			defence: "flow control: what an endpoint has not taken is bounded by the stream's window and by `limits.bufferBytesPerConnection` (32 MiB)",
 			story:   "Begins 1,000 calls per connection with messages of 4 MiB, sends 60 KiB of each, and waits.",
 			life: func(v *villain) {

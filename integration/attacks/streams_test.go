@@ -56,7 +56,7 @@ func streamAttacks() []attack {
 		},
 		{
 			name: "rapid_reset_same_address", cve: "CVE-2023-44487", workers: 4, from: sameAddress,
-			defence: resetBudget + "; connections that are open lose nothing, new ones of the address wait 20 ms",
+			defence: resetBudget + "; connections that are open lose nothing, new ones of the address wait 40 ms",
 			story:   "Resets rapidly from the address that the well-behaved client has, too.",
 			ending:  calm("reset", "given up", "cancel"),
 			life:    resets,

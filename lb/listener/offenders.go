@@ -23,7 +23,7 @@ type offender struct {
 // How long an address is remembered, how long its connections wait, how many of them may, and how many addresses are remembered.
 const (
 	rememberFor  = 30 * time.Second
-	pauseFor     = 20 * time.Millisecond
+	pauseFor     = 40 * time.Millisecond
 	maxPausing   = 64
 	maxOffenders = 10000
 )
