@@ -136,6 +136,9 @@ func noAnswer(address string, err error) error {
 		hint = "it has no TLS: write --admin " + strings.TrimPrefix(address, "https://") + ", without --admin-ca and --admin-cert"
 	case strings.Contains(text, "certificate required") || strings.Contains(text, "bad certificate"):
 		hint = "it asks for a client certificate: name one with --admin-cert and --admin-key"
+	case strings.HasPrefix(address, "https://") && (strings.Contains(text, "use of closed network connection") || strings.Contains(text, "broken pipe") || strings.Contains(text, "connection reset")):
+		// By TLS 1.3 a client without the certificate that is asked for has begun to speak before it hears of that, and may never hear it.
+		hint = "it may ask for a client certificate: name one with --admin-cert and --admin-key"
 	case errors.As(err, &stranger):
 		hint = "name the authority of its certificate with --admin-ca"
 	}

@@ -99,7 +99,7 @@ func TestExplainShowsWhatTheAdminAddressAsksFor(t *testing.T) {
 		"no TLS":               {"--admin " + plain + " --admin-ca " + cert, "", "it has no TLS: write --admin " + plain},
 		"no TLS wanted":        {"--admin http://" + plain + " --admin-ca " + cert, "", "is without TLS, where certificates are of no use: write https://"},
 		"certificate":          {"--admin " + mutual + " --admin-ca " + cert + " --admin-cert " + cert + " --admin-key " + key, "", ""},
-		"no certificate":       {"--admin " + mutual + " --admin-ca " + cert, "", "it asks for a client certificate: name one with --admin-cert and --admin-key"},
+		"no certificate":       {"--admin " + mutual + " --admin-ca " + cert, "", "a client certificate: name one with --admin-cert and --admin-key"},
 		"no authority":         {"--admin " + secure + " --admin-ca " + key, "", "--admin-ca: " + key + " has no certificate in PEM"},
 		"half a pair":          {"--admin " + mutual + " --admin-cert " + cert, "", "--admin-key"},
 		"not a pair":           {"--admin " + mutual + " --admin-cert " + key + " --admin-key " + key, "", "--admin-cert and --admin-key: "},
