@@ -38,12 +38,13 @@ const (
 	dataEarns        = 4
 	streamEarns      = 8
 
-	tinyData     = 5       // bytes of a frame of data, less than what stands before each message of gRPC, below which it is an idle frame
-	dribbleBytes = 8       // a frame of data that a window cut short earns one idle frame for as many bytes
-	costlyBytes  = 512     // of SETTINGS, unknown frames, and metadata that are too large: as dear as one more of their kind
-	costlyFields = 64      // of metadata that are too large: the same
-	smallPiece   = 1024    // bytes of a piece of a header block below which it is an idle frame
-	lateData     = 1. / 64 // of a frame of data on a stream that is over: many may be on their way when we end it early
+	tinyData       = 5       // bytes of a frame of data, less than what stands before each message of gRPC, below which it is an idle frame
+	dribbleBytes   = 8       // a frame of data that a window cut short earns one idle frame for as many bytes
+	costlyBytes    = 512     // of unknown frames, and metadata that are too large: as dear as one more of their kind
+	costlySettings = 64      // bytes of SETTINGS: the same; honest ones have fewer
+	costlyFields   = 64      // of metadata that are too large: the same
+	smallPiece     = 1024    // bytes of a piece of a header block below which it is an idle frame
+	lateData       = 1. / 64 // of a frame of data on a stream that is over: many may be on their way when we end it early
 
 	oldStream = int64(time.Second) // the age at which a stream that is given up is no waste
 	dueStream = int64(10 * time.Millisecond)

@@ -275,7 +275,7 @@ func (c *Conn) settings(h h2.Header, p []byte) *h2.ConnError {
 		return c.idleFrame(1)
 	}
 	if c.gotSettings {
-		if e := c.idleFrame(1 + float64(len(p)/costlyBytes)); e != nil {
+		if e := c.idleFrame(1 + float64(len(p)/costlySettings)); e != nil {
 			return e
 		}
 	}
