@@ -47,16 +47,16 @@ const (
 
 // fresh is the calls of a client that came and have not begun, in their order. Guarded by the shard.
 type fresh struct {
-	first, last *Call
-	listed      bool   // the client stands in Forwarder.fresh
-	round       uint64 // in which it began calls last
-	begun       int    // how many, in that round
-	bytes       int    // of request data that its calls have brought
-	counted     int    // calls that began and have not ended
-	most        int    // how many of them there may be
-	progress    bool   // an endpoint has ended one since the last moreFresh
-	came        int    // bytes of answers since then
-	more        shard.Timer
+	line
+	listed   bool   // the client stands in Forwarder.fresh
+	round    uint64 // in which it began calls last
+	begun    int    // how many, in that round
+	bytes    int    // of request data that its calls have brought
+	counted  int    // calls that began and have not ended
+	most     int    // how many of them there may be
+	progress bool   // an endpoint has ended one since the last moreFresh
+	came     int    // bytes of answers since then
+	more     shard.Timer
 }
 
 // later has the call begin at the end of the round.
@@ -64,12 +64,7 @@ func (c *Call) later() {
 	d := c.d
 	q := &d.fresh
 	c.fresh = true
-	if c.qprev = q.last; q.last != nil {
-		q.last.qnext = c
-	} else {
-		q.first = c
-	}
-	q.last = c
+	q.push(c)
 	d.list()
 }
 
@@ -90,17 +85,7 @@ func (c *Call) notFresh() {
 	q := &c.d.fresh
 	c.fresh = false
 	q.bytes -= int(c.bytesIn)
-	if c.qprev != nil {
-		c.qprev.qnext = c.qnext
-	} else {
-		q.first = c.qnext
-	}
-	if c.qnext != nil {
-		c.qnext.qprev = c.qprev
-	} else {
-		q.last = c.qprev
-	}
-	c.qprev, c.qnext = nil, nil
+	q.remove(c)
 }
 
 // due says whether the first of the calls may begin.

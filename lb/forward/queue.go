@@ -14,9 +14,35 @@ import (
 // queue is the calls of one cluster and shard that wait for a place, or with waitForReady for an endpoint, in the order in
 // which they came. Guarded by the shard.
 type queue struct {
-	cluster     string
-	first, last *Call
-	n           int
+	cluster string
+	line
+	n int
+}
+
+// line is calls in the order in which they came; a call stands in one at most. Guarded by the shard.
+type line struct{ first, last *Call }
+
+func (l *line) push(c *Call) {
+	if c.qprev = l.last; l.last != nil {
+		l.last.qnext = c
+	} else {
+		l.first = c
+	}
+	l.last = c
+}
+
+func (l *line) remove(c *Call) {
+	if c.qprev != nil {
+		c.qprev.qnext = c.qnext
+	} else {
+		l.first = c.qnext
+	}
+	if c.qnext != nil {
+		c.qnext.qprev = c.qprev
+	} else {
+		l.last = c.qprev
+	}
+	c.qprev, c.qnext = nil, nil
 }
 
 // pollWait is how often queues are looked at beside the moments when this shard itself gives a place back: places come from
@@ -58,12 +84,7 @@ func (c *Call) join(patience int64) {
 	}
 	c.queue, c.queuedAt = q, f.shard.Now()
 	c.hedgeAt = 0 // it is planned anew when there is something to hedge
-	if c.qprev = q.last; q.last != nil {
-		q.last.qnext = c
-	} else {
-		q.first = c
-	}
-	q.last = c
+	q.push(c)
 	q.n++
 	f.queued++
 	if patience > 0 && patience < math.MaxInt64/2 {
@@ -81,17 +102,8 @@ func (c *Call) leaveQueue() {
 	if q == nil {
 		return
 	}
-	if c.qprev != nil {
-		c.qprev.qnext = c.qnext
-	} else {
-		q.first = c.qnext
-	}
-	if c.qnext != nil {
-		c.qnext.qprev = c.qprev
-	} else {
-		q.last = c.qprev
-	}
-	c.qprev, c.qnext, c.queue, c.queueEnd = nil, nil, nil, 0
+	q.remove(c)
+	c.queue, c.queueEnd = nil, 0
 	waited := c.f.shard.Now() - c.queuedAt
 	q.n--
 	c.f.queued--
