@@ -15,9 +15,23 @@ import (
 func (s *Server) Certificates() *adminv1.ListCertificatesResponse {
 	r := &adminv1.ListCertificatesResponse{}
 	e := s.edge.Load()
-	fromFiles := func(where string, all []certs.Certificate) {
-		for _, c := range all {
-			r.Certificates = append(r.Certificates, admin.Certificate(where, c))
+	e.eachCertificate(func(where string, c certs.Certificate) {
+		r.Certificates = append(r.Certificates, admin.Certificate(where, c))
+	}, func(where string, d *door) {
+		r.Certificates = append(r.Certificates, d.issued(where)...)
+	})
+	if e.mesh != nil {
+		e.mesh.report(r)
+	}
+	return r
+}
+
+// eachCertificate shows all certificates that come from files, and the listeners that have theirs by ACME, each with its place in the
+// configuration.
+func (e *edge) eachCertificate(fromFile func(where string, c certs.Certificate), byACME func(where string, d *door)) {
+	all := func(where string, some []certs.Certificate) {
+		for _, c := range some {
+			fromFile(where, c)
 		}
 	}
 	for i, d := range e.doors {
@@ -25,18 +39,14 @@ func (s *Server) Certificates() *adminv1.ListCertificatesResponse {
 			continue
 		}
 		where := fmt.Sprintf("listeners[%d].tls", i)
-		fromFiles(where, d.certs.Certificates())
+		all(where, d.certs.Certificates())
 		if d.acme != nil {
-			r.Certificates = append(r.Certificates, d.issued(where+".acme")...)
+			byACME(where+".acme", d)
 		}
 	}
 	for _, cluster := range slices.Sorted(maps.Keys(e.dials)) {
-		fromFiles("clusters."+cluster+".tls", e.dials[cluster].certs.Certificates())
+		all("clusters."+cluster+".tls", e.dials[cluster].certs.Certificates())
 	}
-	if e.mesh != nil {
-		e.mesh.report(r)
-	}
-	return r
 }
 
 // renewed describes the certificate of somebody who renews it; leaf is nil while there is none.

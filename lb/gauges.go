@@ -1,7 +1,6 @@
 package lb
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -69,30 +68,17 @@ func (s *Server) observeEdge(g *telemetry.Gauges) {
 			g.Certificates = append(g.Certificates, telemetry.CertificateGauges{Name: name, Where: where, Left: time.Until(until)})
 		}
 	}
-	fromFiles := func(where string, all []certs.Certificate) {
-		for _, c := range all {
-			name := c.Subject
-			if len(c.Names) > 0 {
-				name = c.Names[0]
-			}
-			shown(where, name, c.NotAfter)
+	e.eachCertificate(func(where string, c certs.Certificate) {
+		name := c.Subject
+		if len(c.Names) > 0 {
+			name = c.Names[0]
 		}
-	}
-	for i, d := range e.doors {
-		if d == nil || d.certs == nil {
-			continue
+		shown(where, name, c.NotAfter)
+	}, func(where string, d *door) {
+		for _, st := range d.acme.Status() {
+			shown(where, st.Domain, st.NotAfter)
 		}
-		where := fmt.Sprintf("listeners[%d].tls", i)
-		fromFiles(where, d.certs.Certificates())
-		if d.acme != nil {
-			for _, st := range d.acme.Status() {
-				shown(where+".acme", st.Domain, st.NotAfter)
-			}
-		}
-	}
-	for _, cluster := range slices.Sorted(maps.Keys(e.dials)) {
-		fromFiles("clusters."+cluster+".tls", e.dials[cluster].certs.Certificates())
-	}
+	})
 	if e.mesh != nil {
 		shown("discovery.consul.connect", e.mesh.service, e.mesh.Status().NotAfter)
 	}
