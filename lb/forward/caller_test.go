@@ -130,8 +130,9 @@ func TestRequestTrailersEndWhereTheGateChangedTheRequest(t *testing.T) {
 			at := func(id uint32) string { return strings.Replace("HEADERS ID :path=/s.S/M", "ID", text(id), 1) + want }
 			one.expect(at(id), "DATA "+text(id)+" question END", at(id+2), at(id+4)+" END")
 			c.data(id+2, "question", false)
+			one.expect("DATA " + text(id+2) + " question") // alone: together the two may or may not come in one read
 			c.block(id+2, true, "token", "evil", "x-user", "root")
-			one.expect("DATA " + text(id+2) + " question END")
+			one.expect("DATA " + text(id+2) + "  END")
 			for k := range uint32(3) {
 				one.ok(id + 2*k)
 			}
