@@ -51,6 +51,7 @@ type Options struct {
 type Manager struct {
 	names   []string // ASCII, lower case; set once in New
 	issuer  *issuer
+	store   *store
 	cache   *certmagic.Cache
 	config  atomic.Pointer[certmagic.Config] // set once in New, but the cache's goroutine is there before
 	http    *answers                         // nil: tls-alpn-01
@@ -90,7 +91,7 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 	if err != nil {
 		return fail("storageDir", err)
 	}
-	m := &Manager{names: names, log: o.Log, failed: map[string]failure{}, loaded: map[string]chan struct{}{}}
+	m := &Manager{names: names, log: o.Log, store: storage, failed: map[string]failure{}, loaded: map[string]chan struct{}{}}
 	m.issuer, err = newIssuer(o.Acme, names, storage, o.Log)
 	if err != nil {
 		return fail("caFile", err)
@@ -143,12 +144,13 @@ func (m *Manager) manage(ctx context.Context, config *certmagic.Config) {
 	}
 }
 
-// Close ends the background work and waits for it. Certificates stay in the storage.
+// Close ends the background work. Nothing is written after it, certificates stay in the storage.
 func (m *Manager) Close() {
 	m.closing.Do(func() {
 		m.cancel()
 		m.cache.Stop()
 		m.issuer.close()
+		m.store.close()
 		if m.http != nil {
 			m.http.close()
 		}

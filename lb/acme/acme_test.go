@@ -169,6 +169,25 @@ func TestAReplicaAnswersTheChallengeThatAnotherAwaits(t *testing.T) {
 	}
 }
 
+// certmagic's jobs are not waited for, and may come to their point later.
+func TestNothingIsWrittenAfterClose(t *testing.T) {
+	dir := t.TempDir()
+	m := mustBegin(t, func(a *configv1.Acme) { a.StorageDir = dir })
+	storage := m.config.Load().Storage
+	if err := storage.Store(t.Context(), "a", []byte("b")); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	for _, err := range []error{storage.Store(t.Context(), "b", []byte("c")), storage.Delete(t.Context(), "a"), storage.Lock(t.Context(), "d")} {
+		if !errors.Is(err, errClosed) {
+			t.Errorf("err = %v, want %v", err, errClosed)
+		}
+	}
+	if b, err := storage.Load(t.Context(), "a"); string(b) != "b" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func TestTheHTTPServerAnswersItsChallengeAndNothingElse(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

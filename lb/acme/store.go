@@ -22,6 +22,39 @@ type store struct {
 
 	mu   sync.Mutex
 	held map[string]*os.File // guarded by mu
+
+	writing sync.RWMutex // held for reading by whoever writes
+	closed  bool         // guarded by writing
+}
+
+// errClosed is for certmagic's jobs that outlive Close: it does not wait for them.
+var errClosed = errors.New("the storage is closed")
+
+// close waits for what is being written. Nothing is written after it.
+func (s *store) close() {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.closed = true
+}
+
+// write does what changes the folder, unless the store is closed.
+func (s *store) write(do func() error) error {
+	s.writing.RLock()
+	defer s.writing.RUnlock()
+	if s.closed {
+		return errClosed
+	}
+	return do()
+}
+
+// Store implements certmagic.Storage.
+func (s *store) Store(ctx context.Context, key string, value []byte) error {
+	return s.write(func() error { return s.Storage.Store(ctx, key, value) })
+}
+
+// Delete implements certmagic.Storage.
+func (s *store) Delete(ctx context.Context, key string) error {
+	return s.write(func() error { return s.Storage.Delete(ctx, key) })
 }
 
 // openStore makes the folder where it is missing, and keeps others out of it.
@@ -37,7 +70,11 @@ func openStore(dir string) (*store, error) {
 
 // Lock waits until nobody else holds the lock, or ctx ends.
 func (s *store) Lock(ctx context.Context, name string) error {
-	f, err := os.OpenFile(filepath.Join(s.dir, "locks", url.PathEscape(name)+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	var f *os.File
+	err := s.write(func() (err error) {
+		f, err = os.OpenFile(filepath.Join(s.dir, "locks", url.PathEscape(name)+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+		return err
+	})
 	if err != nil {
 		return err
 	}
