@@ -2,6 +2,7 @@ package serviceconfig
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -81,7 +82,7 @@ func (m *Method) Words() (words []string) {
 		if r.Shared != "" {
 			by += ", all methods of " + r.Shared + " together"
 		}
-		say("%s calls per second%s, %d at a time", number(r.Rate.PerSecond), by, r.Rate.Burst)
+		say("%s calls per second%s, %d at a time (trunkline.methodPolicy[].rateLimits)", number(r.Rate.PerSecond), by, r.Rate.Burst)
 	}
 	return words
 }
@@ -148,6 +149,25 @@ func (c *Config) ClusterWords() (words []string) {
 		say("the rate limit service %s is asked about each call (domain %s); calls %s if it does not answer within %v", g.Address, g.Domain, pass, g.Timeout)
 	}
 	return words
+}
+
+// Sentence says what a call of the cluster meets, with the key to change.
+func (g *GlobalLimits) Sentence() string {
+	when := ""
+	if !slices.ContainsFunc(g.Descriptors, always) {
+		when = ", if the call has all that one of its descriptors is made of"
+	}
+	pass := "is refused"
+	if g.FailOpen {
+		pass = "passes"
+	}
+	return fmt.Sprintf("The rate limit service %s would be asked%s, and may refuse it; without an answer within %v it %s (trunkline.cluster.rateLimitService).",
+		g.Address, when, g.Timeout, pass)
+}
+
+// always says whether every call has what a descriptor is made of.
+func always(entries []DescriptorEntry) bool {
+	return len(entries) > 0 && !slices.ContainsFunc(entries, func(e DescriptorEntry) bool { return e.Metadata != "" || e.Identity || e.Claim != "" })
 }
 
 const defaultPanic = 0.5

@@ -31,7 +31,7 @@ func TestAMethodsPolicyIsPutInWords(t *testing.T) {
 			"not idempotent, whatever the descriptors say: never repeated where the server may have worked on it",
 			"request messages of up to 100 bytes", "at most one call at once",
 			"each endpoint's breaker for a method opens after 5 faults in a row or when 50% of 20 or more calls within 10s failed, for 5s (up to 1m0s if it goes on); then 3 probes must succeed; faults are INTERNAL",
-			"0.5 calls per second for each x-user, 2 at a time",
+			"0.5 calls per second for each x-user, 2 at a time (trunkline.methodPolicy[].rateLimits)",
 		},
 		"a.B/C": {
 			"hedged: up to 2 attempts side by side, another when 95% of such calls have been answered lately (100ms until that is known), in spite of UNAVAILABLE",
@@ -65,5 +65,19 @@ func TestAClustersPolicyIsPutInWords(t *testing.T) {
 	}
 	if d := cmp.Diff(want, c.ClusterWords()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestASentenceSaysWhetherTheRateLimitServiceIsAskedAboutEachCall(t *testing.T) {
+	for entries, want := range map[string]string{
+		`[[{"key": "m", "method": true}, {"key": "a", "clientAddress": true}]], "failOpen": false`: "The rate limit service 127.0.0.1:1 would be asked, and may refuse it; " +
+			"without an answer within 20ms it is refused (trunkline.cluster.rateLimitService).",
+		`[[{"key": "m", "method": true}, {"key": "u", "metadata": "x-user"}], [{"key": "o", "claim": "org"}], [{"key": "i", "identity": true}]]`: "The rate limit service 127.0.0.1:1 would be asked, " +
+			"if the call has all that one of its descriptors is made of, and may refuse it; without an answer within 20ms it passes (trunkline.cluster.rateLimitService).",
+	} {
+		c := parsed(t, `{"trunkline": {"cluster": {"rateLimitService": {"address": "127.0.0.1:1", "descriptors": `+entries+`}}}}`)
+		if got := c.Cluster.GlobalLimits.Sentence(); got != want {
+			t.Errorf("%s: %s", entries, got)
+		}
 	}
 }
