@@ -14,6 +14,7 @@ import (
 	"github.com/trunkline/trunkline/lb/config"
 	"github.com/trunkline/trunkline/lb/forward"
 	"github.com/trunkline/trunkline/lb/gate"
+	"github.com/trunkline/trunkline/lb/inspect"
 	"github.com/trunkline/trunkline/lb/upstream"
 	"github.com/trunkline/trunkline/policy/balance"
 	"github.com/trunkline/trunkline/policy/route"
@@ -115,6 +116,9 @@ func (o outlook) explain(method, authority string) *adminv1.ExplainResponse {
 	chosen, status, message := o.gen.Foresee(path, authority)
 	r.Status, r.Message = uint32(status), message
 	asked, refused := gate.Foresee(o.cfg, method)
+	if refused == "" && status == grpc.OK {
+		asked = append(asked, o.later(chosen, method)...)
+	}
 	if r.Asked = asked; refused != "" && status == grpc.OK {
 		r.Status, r.Message = uint32(grpc.PermissionDenied), refused
 	}
@@ -152,6 +156,20 @@ func (o outlook) explain(method, authority string) *adminv1.ExplainResponse {
 		}
 	}
 	return r
+}
+
+// later is what an admitted call would meet beside the policy of its method: the rate limit service, and the rules on its messages.
+func (o outlook) later(chosen *route.Route, method string) (told []string) {
+	t := chosen.Rule.Data.(*forward.Target)
+	if isBuiltin(t) {
+		return nil // answered here
+	}
+	if st := o.states[t.Cluster]; st != nil {
+		if g := st.config.Cluster.GlobalLimits; g != nil {
+			told = append(told, g.Sentence())
+		}
+	}
+	return append(told, inspect.Foresee(o.cfg, method)...)
 }
 
 // mayBeKnown says whether those who were not asked could turn a refusal into a placed call: no route was found, or one that

@@ -252,3 +252,37 @@ func TestExplainNamesWhatACallWouldBeAskedAndWhatRefusesIt(t *testing.T) {
 		})
 	}
 }
+
+func TestExplainNamesTheRateLimitServiceAndWhatMessagesAreHeldAgainst(t *testing.T) {
+	const service = "The rate limit service 127.0.0.1:1 would be asked, and may refuse it; without an answer within 20ms it passes (trunkline.cluster.rateLimitService)."
+	yaml := echoAt(backend(t)) + `
+trunkline:
+  methodPolicy: [ { name: [ { service: bench.Echo } ], rateLimits: [ { requestsPerSecond: 5, clientAddress: true }, { requestsPerSecond: 9, shared: true } ] } ]
+  cluster: { rateLimitService: { address: 127.0.0.1:1, descriptors: [ [ { key: m, method: true } ] ] } }
+payload: [ { methods: [ bench.Echo/Ping ], maxRequestMessageBytes: 10 }, { maxResponseMessageBytes: 20 } ]
+authorization: { rules: [ { name: closed, action: deny, methods: [ bench.Echo/Closed ] }, { name: night, action: deny, methods: [ bench.Echo/Ping ], when: 'authority == "night"' } ] }
+`
+	r := run(t, yaml)
+	for method, want := range map[string][]string{
+		"bench.Echo/Ping": {"It would be refused if it meets the condition of rule night (authorization.rules[1]).", service,
+			"Each of its request messages may have up to 10 bytes (payload[0].maxRequestMessageBytes)."},
+		"bench.Echo/Other":            {service, "Each of its response messages may have up to 20 bytes (payload[1].maxResponseMessageBytes)."},
+		"bench.Echo/Closed":           nil, // it is refused before
+		"x.Nobody/Get":                nil, // it goes nowhere
+		"grpc.health.v1.Health/Check": nil, // Trunkline answers itself
+	} {
+		offline, err := Explain(parse(t, yaml), method, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for who, said := range map[string]*adminv1.ExplainResponse{"offline": offline, "live": r.Explain(method, "")} {
+			if !slices.Equal(said.GetAsked(), want) {
+				t.Errorf("%s, %s: %q", method, who, said.GetAsked())
+			}
+			if strings.HasPrefix(method, "bench.") && strings.Join(said.GetPolicy().GetWords(), "; ") != "5 calls per second for each client address, 5 at a time (trunkline.methodPolicy[].rateLimits); "+
+				"9 calls per second, all methods of bench.Echo together, 9 at a time (trunkline.methodPolicy[].rateLimits)" {
+				t.Errorf("%s, %s: %q", method, who, said.GetPolicy())
+			}
+		}
+	}
+}

@@ -145,7 +145,7 @@ func explain(w io.Writer, r *adminv1.ExplainResponse) {
 	}
 	end := "The call would be placed."
 	if asked := r.GetAsked(); len(asked) > 0 {
-		fmt.Fprintln(w, "\nbefore it is placed")
+		fmt.Fprintln(w, "\nwhat it would meet")
 		for _, s := range asked {
 			fmt.Fprintf(w, "  %s\n", s)
 		}

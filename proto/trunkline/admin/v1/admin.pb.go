@@ -543,8 +543,8 @@ type ExplainResponse struct {
 	Policy *MethodPolicy `protobuf:"bytes,12,opt,name=policy,proto3" json:"policy,omitempty"`
 	// File or KV key of that policy.
 	PolicySource string `protobuf:"bytes,13,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
-	// What a call would be asked before it is admitted, in the order of asking, a sentence each: proofs, rules, the external
-	// service. No condition and no value is told. Empty: nothing.
+	// What a call would meet beside its policy, in that order, a sentence each with the key to change: proofs, rules, the external
+	// service, the rate limit service, the rules on its messages. No condition and nothing that a call holds is told. Empty: nothing.
 	Asked         []string `protobuf:"bytes,14,rep,name=asked,proto3" json:"asked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
