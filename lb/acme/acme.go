@@ -18,7 +18,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -83,11 +82,7 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 	if !o.Acme.GetAgreeToTerms() {
 		return fail("agreeToTerms", errors.New("an authority issues certificates only to those who agree to its terms: read them, then set this to true"))
 	}
-	dir := o.Acme.GetStorageDir()
-	if dir == "" {
-		dir = filepath.Join(o.StateDir, "acme")
-	}
-	storage, err := openStore(dir)
+	storage, err := openStore(o.storage())
 	if err != nil {
 		return fail("storageDir", err)
 	}

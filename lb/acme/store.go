@@ -63,9 +63,13 @@ func openStore(dir string) (*store, error) {
 		return nil, err
 	}
 	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // it is a folder
-		return nil, fmt.Errorf("the folder has keys in it, and nobody else may read it: %w", err)
+		return nil, exposed(err)
 	}
 	return &store{Storage: &certmagic.FileStorage{Path: dir}, dir: dir, held: map[string]*os.File{}}, nil
+}
+
+func exposed(err error) error {
+	return fmt.Errorf("the folder has keys in it, and nobody else may read it: %w", err)
 }
 
 // Lock waits until nobody else holds the lock, or ctx ends.
