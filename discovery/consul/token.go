@@ -1,6 +1,9 @@
 package consul
 
 import (
+	"bytes"
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -51,4 +54,31 @@ func (t *token) current(force bool) string {
 		t.value = value
 	}
 	return t.value
+}
+
+// maxToken is more than any token has, in bytes.
+const maxToken = 4 << 10
+
+// CheckToken reads an ACL token's file and says why it would be of no use; nothing that the file holds is in the error. A source goes on
+// without: Consul then refuses what the anonymous token may not see.
+func CheckToken(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxToken+1))
+	if err != nil {
+		return err
+	}
+	value := bytes.TrimSpace(text)
+	switch {
+	case len(text) > maxToken:
+		return fmt.Errorf("%s has more than %d bytes: write one ACL token", path, maxToken)
+	case len(value) == 0:
+		return fmt.Errorf("%s is empty: write one ACL token", path)
+	case bytes.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return fmt.Errorf("%s has more than one token, or one with other characters than printable ASCII: write one ACL token", path)
+	}
+	return nil
 }
