@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -219,7 +221,7 @@ func TestThePageLoadsNothingFromElsewhere(t *testing.T) {
 	if code != 200 || !strings.Contains(h.Get("Content-Type"), "text/html") || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Fatalf("HTTP %d, %v", code, h)
 	}
-	for _, bad := range []string{"src=\"http", "href=\"http", "@import", "innerHTML"} {
+	for _, bad := range []string{"src=\"http", "href=\"http", "@import", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write"} {
 		if strings.Contains(body, bad) {
 			t.Errorf("the page has %s", bad)
 		}
@@ -232,6 +234,25 @@ func TestThePageLoadsNothingFromElsewhere(t *testing.T) {
 	}
 	if code, _, _ := get(t, url+"/debug/pprof/goroutine?debug=1"); code != 200 {
 		t.Errorf("/debug/pprof: %d", code)
+	}
+}
+
+// What can be listed the page lists: it asks for it, has a place for it, and paints it there.
+func TestThePageShowsWhatTheAPILists(t *testing.T) {
+	_, body, _ := get(t, "http://"+serve(t, newFake())+"/")
+	methods := adminv1.File_trunkline_admin_v1_admin_proto.Services().ByName("AdminService").Methods()
+	for _, asked := range regexp.MustCompile(`ask\("(\w+)"`).FindAllStringSubmatch(body, -1) {
+		if methods.ByName(protoreflect.Name(asked[1])) == nil {
+			t.Errorf("the page asks for %s, which the API does not have", asked[1])
+		}
+	}
+	for method, part := range map[string]string{"ListClusters": "clusters", "ListRoutes": "routes", "ListStreams": "streams", "ListCertificates": "certificates", "GetPolicies": "policies"} {
+		paint := "paint" + strings.ToUpper(part[:1]) + part[1:]
+		for _, want := range []string{`ask("` + method + `"`, `<div id="` + part + `">`, "const " + paint + " = ", " " + paint + "(", `show("` + part + `", `} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s: the page has no %s", method, want)
+			}
+		}
 	}
 }
 
