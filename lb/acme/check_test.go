@@ -92,7 +92,7 @@ func TestWhetherTheStorageCanBeUsedIsForetoldWithoutTouchingIt(t *testing.T) {
 			if err := os.Chmod(filepath.Dir(at), 0o755); err != nil { // testing's own
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = os.Chmod(filepath.Join(at, "state"), 0o700) }) //nolint:gosec // it is a folder, to be removed
+			t.Cleanup(func() { _ = os.Chmod(filepath.Join(at, "state"), 0o700) })
 			if err := c.make(t, at); err != nil {
 				t.Fatal(err)
 			}
