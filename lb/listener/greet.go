@@ -56,7 +56,8 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 			return err
 		}
 	}
-	if d.TLS == nil {
+	g.pause(l.ctx)
+	if d == nil || d.TLS == nil {
 		return l.settled(stop)
 	}
 	if len(g.First) == 0 {
@@ -118,21 +119,8 @@ func (l *Listener) proxied(g *guest, d *Door) error {
 	if from.IsValid() {
 		at = from.Addr().Unmap()
 	}
-	if known, room := l.offenders.known(party(at), time.Now()); known {
-		if !room {
-			l.counts.Offenders.Add(1)
-			return errors.New("connections of its address were cut off for abuse lately, and others of it wait already")
-		}
-		l.offenders.pause(l.ctx, party(at))
-		g.Wary = true
-	}
-	if !g.claim(at) {
-		l.counts.CrowdedAddress.Add(1)
-		if d.readable() && l.guard.tell() {
-			sayWhy(g.Conn, rest, crowded(g.set))
-			l.guard.told()
-		}
-		return errors.New(crowded(g.set))
+	if why := g.judge(at); why != "" {
+		return why
 	}
 	return nil
 }

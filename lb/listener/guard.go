@@ -1,10 +1,12 @@
 package listener
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/trunkline/trunkline/lb/forward"
 )
@@ -30,9 +32,41 @@ func (g *guard) enter(most int) bool {
 // guest is a connection that is counted, from accept to end.
 type guest struct {
 	forward.Guest
-	l    *Listener
-	set  *Settings
-	from netip.Prefix // that it counts for; invalid before claim
+	l     *Listener
+	set   *Settings
+	at    netip.Addr   // whose connection it is; invalid before judge
+	from  netip.Prefix // that it counts for; invalid before claim
+	waits bool         // it has a place among those of a remembered address that wait
+}
+
+// tooMany is why a connection is turned away, in words for its client.
+type tooMany string
+
+func (t tooMany) Error() string { return string(t) }
+
+// judge asks whether the address of a connection may have one more, and whether connections of it were cut off lately. "": it may come, after
+// pause. leave follows in any case.
+func (g *guest) judge(at netip.Addr) tooMany {
+	g.at = at
+	if !g.claim(at) {
+		g.l.counts.CrowdedAddress.Add(1)
+		return tooMany(fmt.Sprintf("your address has %d connections already, and may have no more (limits.maxConnectionsPerAddress): carry more calls on each, or close those that are not used", g.set.MaxPerAddress))
+	}
+	known, room := g.l.offenders.known(party(at), time.Now())
+	if !room {
+		g.l.counts.Offenders.Add(1)
+		return tooMany("connections of your address were cut off for abuse of HTTP/2 lately, and others of it wait already: connect again later, once")
+	}
+	g.Wary, g.waits = known, known
+	return ""
+}
+
+// pause has a connection of a remembered address wait.
+func (g *guest) pause(ctx context.Context) {
+	if g.waits {
+		g.waits = false
+		g.l.offenders.pause(ctx, party(g.at))
+	}
 }
 
 // claim counts the connection for an address; false if that has its number.
@@ -57,6 +91,9 @@ func (g *guest) claim(from netip.Addr) bool {
 
 // leave uncounts it.
 func (g *guest) leave() {
+	if g.waits {
+		g.l.offenders.leave(party(g.at))
+	}
 	k := &g.l.guard
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -85,8 +122,4 @@ func addressOf(a net.Addr) netip.Addr {
 		return ip.Unmap()
 	}
 	return netip.Addr{}
-}
-
-func crowded(set *Settings) string {
-	return fmt.Sprintf("your address has %d connections already, and may have no more (limits.maxConnectionsPerAddress): carry more calls on each, or close those that are not used", set.MaxPerAddress)
 }

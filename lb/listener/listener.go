@@ -125,55 +125,40 @@ func (l *Listener) take(nc net.Conn) {
 	g := &guest{Guest: forward.Guest{Conn: nc}, l: l, set: set}
 	if !l.guard.enter(set.MaxConnections) {
 		l.counts.Crowded.Add(1)
-		l.turnAway(nc, door, fmt.Sprintf("this listener has %d connections, and takes no more (limits.maxConnections): try again later, or at another address", set.MaxConnections))
+		l.turnAway(g, door, tooMany(fmt.Sprintf("this listener has %d connections, and takes no more (limits.maxConnections): try again later, or at another address", set.MaxConnections)))
 		return
 	}
-	if !door.trusts(from) && !g.claim(from) { // a trusted proxy says later whose connection it is
-		l.counts.CrowdedAddress.Add(1)
-		g.leave()
-		l.turnAway(nc, door, crowded(set))
-		return
-	}
-	wary := false
-	if !door.trusts(from) {
-		known, room := l.offenders.known(party(from), time.Now())
-		if !room {
-			l.counts.Offenders.Add(1)
+	if !door.trusts(from) { // a trusted proxy says later whose connection it is
+		if why := g.judge(from); why != "" {
 			g.leave()
-			l.turnAway(nc, door, "connections of your address were cut off for abuse of HTTP/2 lately, and others of it wait already: connect again later, once")
+			l.turnAway(g, door, why)
 			return
 		}
-		wary = known
 	}
-	if door == nil && !wary {
+	if door == nil && !g.waits {
 		l.hand(g)
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
-		if wary {
-			l.offenders.leave(party(from))
-		}
 		g.leave()
 		_ = nc.Close()
 		return
 	}
 	l.conns.Go(func() {
-		if wary {
-			l.offenders.pause(l.ctx, party(from))
-			if g.Wary = true; door == nil {
-				l.hand(g)
-				return
-			}
-		}
-		if err := l.greet(g, door, from); err != nil {
-			l.log.Debug("a connection did not come to HTTP/2", "listener", l.l.Addr().String(), "client", from.String(), "error", err)
-			g.leave()
-			_ = nc.Close()
+		err := l.greet(g, door, from)
+		if err == nil {
+			l.hand(g)
 			return
 		}
-		l.hand(g)
+		l.log.Debug("a connection did not come to HTTP/2", "listener", l.l.Addr().String(), "client", from.String(), "error", err)
+		g.leave()
+		if why := tooMany(""); errors.As(err, &why) {
+			l.turnAway(g, door, why)
+			return
+		}
+		_ = nc.Close()
 	})
 }
 
@@ -188,15 +173,11 @@ func (l *Listener) hand(g *guest) {
 	}
 	at := l.least()
 	l.load[at].Add(1)
-	from := addressOf(g.Conn.RemoteAddr())
-	if g.Address != nil {
-		from = addressOf(g.Address)
-	}
 	d := l.forwarders[at].Accept(&g.Guest, &g.set.Session, g.set.Budget, func(abuse string) {
 		l.load[at].Add(-1)
 		g.leave()
 		if abuse != "" {
-			l.cutOff(from, abuse)
+			l.cutOff(g.at, abuse)
 		}
 	})
 	l.conns.Go(d.Serve)

@@ -22,15 +22,15 @@ const (
 )
 
 // turnAway closes a connection that is too many, and says why where its client may read that.
-func (l *Listener) turnAway(nc net.Conn, d *Door, why string) {
+func (l *Listener) turnAway(g *guest, d *Door, why tooMany) {
 	if !d.readable() || !l.guard.tell() {
-		_ = nc.Close()
+		_ = g.Conn.Close()
 		return
 	}
 	go func() {
 		defer l.guard.told()
-		sayWhy(nc, nil, why)
-		_ = nc.Close()
+		sayWhy(g.Conn, g.First, string(why))
+		_ = g.Conn.Close()
 	}()
 }
 
