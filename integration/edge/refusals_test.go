@@ -237,6 +237,16 @@ func TestAConnectionThatIsEndedSaysWhy(t *testing.T) {
 		t.Log(err)
 		mustSay(t, err, codes.Unavailable, "TOO_MANY_CONNECTIONS", "your address has 2 connections already", "limits.maxConnectionsPerAddress", "carry more calls on each")
 	})
+	t.Run("too many connections of an address, over TLS", func(t *testing.T) {
+		ca := newAuthority(t, "edge test CA")
+		tr := harness.Start(t, config([]string{"{ address: LISTEN, tls: { " + ca.issue(nil, "localhost").yaml() + " } }"}, b.Addr, "limits: { maxConnectionsPerAddress: 2 }"))
+		for range 2 {
+			mustCall(t, dial(t, tr.Listen, secure(ca, "localhost")))
+		}
+		err := call(t, dial(t, tr.Listen, secure(ca, "localhost")))
+		t.Log(err)
+		mustSay(t, err, codes.Unavailable, "TOO_MANY_CONNECTIONS", "your address has 2 connections already", "limits.maxConnectionsPerAddress", "carry more calls on each")
+	})
 	t.Run("calls that are given up at once, over and over", func(t *testing.T) {
 		tr := harness.Start(t, config([]string{plain}, b.Addr, "limits: { abuse: { resetsPerSecond: 1 } }"))
 		cc := harness.Dial(t, tr.Listen)

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"math/big"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -23,9 +22,9 @@ func (s strict) Config() *tls.Config {
 }
 func (strict) Peer(*tls.ConnectionState) *authn.Peer { return nil }
 
-// By TLS 1.3 a client speaks on before it hears that its handshake has failed: a close with that unread would reset the connection, and
-// all that grpc-go tells its user then is "broken pipe".
-func TestAClientWhoseHandshakeFailsReadsTheAlertThatSaysWhy(t *testing.T) {
+// selfSigned is a certificate that nobody vouches for.
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -35,20 +34,17 @@ func TestAClientWhoseHandshakeFailsReadsTheAlertThatSaysWhy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// By TLS 1.3 a client speaks on before it hears that its handshake has failed: a close with that unread would reset the connection, and
+// all that grpc-go tells its user then is "broken pipe".
+func TestAClientWhoseHandshakeFailsReadsTheAlertThatSaysWhy(t *testing.T) {
 	s := newStage(t, 1)
-	s.Listener.door.Store(&Door{TLS: strict{tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.l = l
-	accepting := make(chan struct{})
-	go func() { defer close(accepting); s.Accept() }()
+	s.Listener.door.Store(&Door{TLS: strict{selfSigned(t)}})
+	dial, end := s.serveOn(t)
 	for range 5 {
-		nc, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
+		nc := dial()
 		_ = nc.SetDeadline(time.Now().Add(time.Minute))
 		c := tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 		if err := c.Handshake(); err != nil {
@@ -67,9 +63,7 @@ func TestAClientWhoseHandshakeFailsReadsTheAlertThatSaysWhy(t *testing.T) {
 		}
 		_ = nc.Close()
 	}
-	s.Close()
-	<-accepting
-	s.end()
+	end()
 	if n := s.Counts().BadHandshakes.Load(); n != 5 {
 		t.Errorf("%d bad handshakes are counted", n)
 	}

@@ -52,22 +52,23 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if d.trusts(from) {
-		if err := l.proxied(g, d); err != nil {
+		at, err := l.header(g, d)
+		if err != nil {
 			return err
+		}
+		if why := g.judge(at); why != "" {
+			return why
 		}
 	}
 	g.pause(l.ctx)
 	if d == nil || d.TLS == nil {
 		return l.settled(stop)
 	}
-	if len(g.First) == 0 {
-		var b [1]byte
-		if _, err := nc.Read(b[:]); err != nil {
-			return fmt.Errorf("before its first byte: %w", err)
-		}
-		g.First = append(g.First, b[0])
+	secured, err := g.beginsTLS()
+	if err != nil {
+		return err
 	}
-	if g.First[0] != tlsHandshake {
+	if !secured {
 		if g.Peer = d.Bare; !d.Plaintext {
 			g.Peer = &authn.Peer{Refused: &authn.Refusal{Status: grpc.Unavailable, Reason: "TLS_REQUIRED",
 				Message: "this listener takes TLS only, and the call came without: give the client transport credentials (TLS)"}}
@@ -87,8 +88,8 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 	if state.DidResume {
 		l.counts.Resumed.Add(1)
 	}
-	if p := state.NegotiatedProtocol; p != "" && p != "h2" {
-		return fmt.Errorf("the handshake was for %q only", p) // acme-tls/1: all is said
+	if !carriesCalls(&state) {
+		return fmt.Errorf("the handshake was for %q only", state.NegotiatedProtocol)
 	}
 	g.Peer = d.TLS.Peer(&state)
 	g.Conn, g.First = s, nil
@@ -103,24 +104,34 @@ func (l *Listener) settled(stop func() bool) error {
 	return nil
 }
 
-// proxied reads whose connection a trusted proxy passes on.
-func (l *Listener) proxied(g *guest, d *Door) error {
+// beginsTLS tells whether a client begins with a TLS handshake. It reads the first byte if there is none yet.
+func (g *guest) beginsTLS() (bool, error) {
+	if len(g.First) == 0 {
+		var b [1]byte
+		if _, err := g.Conn.Read(b[:]); err != nil {
+			return false, fmt.Errorf("before its first byte: %w", err)
+		}
+		g.First = append(g.First, b[0])
+	}
+	return g.First[0] == tlsHandshake, nil
+}
+
+// carriesCalls is false of a handshake for acme-tls/1: all is said with it.
+func carriesCalls(s *tls.ConnectionState) bool {
+	return s.NegotiatedProtocol == "" || s.NegotiatedProtocol == "h2"
+}
+
+// header reads whose connection a trusted proxy passes on.
+func (l *Listener) header(g *guest, d *Door) (netip.Addr, error) {
 	from, rest, err := proxyproto.Read(g.Conn)
-	switch {
-	case errors.Is(err, proxyproto.ErrAbsent) && d.ProxyOptional:
-	case err != nil:
+	if err != nil && (!d.ProxyOptional || !errors.Is(err, proxyproto.ErrAbsent)) {
 		l.counts.BadProxyHeader.Add(1)
-		return fmt.Errorf("proxyProtocol: %w", err)
-	case from.IsValid():
-		g.Address = net.TCPAddrFromAddrPort(from)
+		return netip.Addr{}, fmt.Errorf("proxyProtocol: %w", err)
 	}
 	g.First = rest
-	at := addressOf(g.Conn.RemoteAddr())
-	if from.IsValid() {
-		at = from.Addr().Unmap()
+	if !from.IsValid() {
+		return addressOf(g.Conn.RemoteAddr()), nil
 	}
-	if why := g.judge(at); why != "" {
-		return why
-	}
-	return nil
+	g.Address = net.TCPAddrFromAddrPort(from)
+	return from.Addr().Unmap(), nil
 }

@@ -17,6 +17,8 @@ type guard struct {
 	open   int                  // guarded by mu
 	by     map[netip.Prefix]int // guarded by mu
 	leaves int                  // guarded by mu: connections that are being told why they are turned away
+	second time.Time            // guarded by mu: began with the first of shaken
+	shaken int                  // guarded by mu: handshakes of that second with those that are told
 }
 
 func (g *guard) enter(most int) bool {

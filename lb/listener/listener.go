@@ -125,13 +125,13 @@ func (l *Listener) take(nc net.Conn) {
 	g := &guest{Guest: forward.Guest{Conn: nc}, l: l, set: set}
 	if !l.guard.enter(set.MaxConnections) {
 		l.counts.Crowded.Add(1)
-		l.turnAway(g, door, tooMany(fmt.Sprintf("this listener has %d connections, and takes no more (limits.maxConnections): try again later, or at another address", set.MaxConnections)))
+		l.turnAway(g, door, door.trusts(from), tooMany(fmt.Sprintf("this listener has %d connections, and takes no more (limits.maxConnections): try again later, or at another address", set.MaxConnections)))
 		return
 	}
 	if !door.trusts(from) { // a trusted proxy says later whose connection it is
 		if why := g.judge(from); why != "" {
 			g.leave()
-			l.turnAway(g, door, why)
+			l.turnAway(g, door, false, why)
 			return
 		}
 	}
@@ -155,7 +155,7 @@ func (l *Listener) take(nc net.Conn) {
 		l.log.Debug("a connection did not come to HTTP/2", "listener", l.l.Addr().String(), "client", from.String(), "error", err)
 		g.leave()
 		if why := tooMany(""); errors.As(err, &why) {
-			l.turnAway(g, door, why)
+			l.turnAway(g, door, false, why)
 			return
 		}
 		_ = nc.Close()

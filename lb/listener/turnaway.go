@@ -2,6 +2,7 @@ package listener
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"strconv"
@@ -10,32 +11,69 @@ import (
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
+	"github.com/trunkline/trunkline/lb/transport"
 )
 
 // How many connections are told at once why they are turned away, and for how long: in a flood the others are just closed. Within the first
 // part of that a client is to ask for something: gRPC's users read statuses, not GOAWAYs.
+//
+// Over TLS that takes a handshake, for which a client has tellFor, too. It is what turning away is to save, so a listener makes few of them.
 const (
-	maxTold = 16
-	tellFor = time.Second
-	askFor  = 500 * time.Millisecond
-	tellTo  = 64 << 10 // bytes that are read of a client that is turned away
+	maxTold   = 16
+	maxShaken = 8 // in a second
+	tellFor   = time.Second
+	askFor    = 500 * time.Millisecond
+	tellTo    = 64 << 10 // bytes that are read of a client that is turned away
 )
 
-// turnAway closes a connection that is too many, and says why where its client may read that.
-func (l *Listener) turnAway(g *guest, d *Door, why tooMany) {
-	if !d.readable() || !l.guard.tell() {
+// turnAway closes a connection that is too many, and says why if there is time for that. headed: its PROXY header was not read yet.
+func (l *Listener) turnAway(g *guest, d *Door, headed bool, why tooMany) {
+	if !l.guard.tell() {
 		_ = g.Conn.Close()
 		return
 	}
 	go func() {
 		defer l.guard.told()
-		sayWhy(g.Conn, g.First, string(why))
-		_ = g.Conn.Close()
+		defer func() { _ = g.Conn.Close() }()
+		if nc := l.reach(g, d, headed); nc != nil {
+			sayWhy(nc, g.First, string(why))
+		}
 	}()
 }
 
-// readable tells whether a client can read what is said before its greeting, or right after its PROXY header.
-func (d *Door) readable() bool { return d == nil || d.TLS == nil || d.Plaintext }
+// reach is the connection where its client reads what is said: behind a PROXY header and, if the client begins so, inside of TLS. nil: the client
+// does not come there, or it would cost too much.
+func (l *Listener) reach(g *guest, d *Door, headed bool) net.Conn {
+	ctx, cancel := context.WithTimeout(l.ctx, tellFor)
+	defer cancel()
+	_ = g.Conn.SetDeadline(time.Now().Add(tellFor))
+	if headed {
+		if _, err := l.header(g, d); err != nil {
+			return nil
+		}
+	}
+	if d == nil || d.TLS == nil {
+		return g.Conn
+	}
+	secured, err := g.beginsTLS()
+	switch {
+	case err != nil && !d.Plaintext:
+		return nil
+	case !secured:
+		return g.Conn
+	case !l.guard.shake(time.Now()):
+		return nil
+	}
+	s, err := transport.SecureServer(ctx, g.Conn, g.First, d.TLS.Config(), l.slots)
+	if err != nil {
+		return nil
+	}
+	if state := s.State(); !carriesCalls(&state) {
+		return nil
+	}
+	g.First = nil
+	return s.Blocking()
+}
 
 // sayWhy answers the first call of a client that is turned away, and tells it to go. first is what was read of it already.
 func sayWhy(nc net.Conn, first []byte, why string) {
@@ -117,6 +155,20 @@ func (g *guard) tell() bool {
 		return false
 	}
 	g.leaves++
+	return true
+}
+
+// shake takes one of the second's handshakes with those that are told; false: none is left.
+func (g *guard) shake(now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now.Sub(g.second) >= time.Second {
+		g.second, g.shaken = now, 0
+	}
+	if g.shaken >= maxShaken {
+		return false
+	}
+	g.shaken++
 	return true
 }
 

@@ -2,9 +2,11 @@ package listener
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -43,30 +45,17 @@ func turned(t *testing.T, nc net.Conn) (fields map[string]string, last uint32, w
 			if f.ErrCode != http2.ErrCodeEnhanceYourCalm {
 				t.Errorf("GOAWAY with %v", f.ErrCode)
 			}
-			_ = nc.(*net.TCPConn).CloseWrite()
+			_ = nc.(interface{ CloseWrite() error }).CloseWrite()
 		}
 	}
 }
 
 func TestAClientThatIsTurnedAwayHasItsCallAnswered(t *testing.T) {
 	s := newStage(t, 1)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.l = l
 	set := *s.settings.Load()
 	set.MaxPerAddress = 1
 	s.settings.Store(&set)
-	accepting := make(chan struct{})
-	go func() { defer close(accepting); s.Accept() }()
-	dial := func() net.Conn {
-		nc, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return nc
-	}
+	dial, end := s.serveOn(t)
 	first := dial()
 
 	nc := dial()
@@ -93,9 +82,115 @@ func TestAClientThatIsTurnedAwayHasItsCallAnswered(t *testing.T) {
 		_ = nc.Close()
 	}
 	_ = first.Close()
-	s.Close()
-	<-accepting
-	s.end()
+	end()
+}
+
+// open is TLS that asks clients for nothing.
+type open struct{ strict }
+
+func (o open) Config() *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{o.cert}, NextProtos: []string{"h2"}}
+}
+
+// A client that only sees its connection end takes the network for the fault.
+func TestAClientThatIsTurnedAwayReadsWhyOverTLSToo(t *testing.T) {
+	cert := selfSigned(t)
+	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	for name, c := range map[string]struct {
+		door         Door
+		header       string
+		perAddress   int
+		bare, silent bool   // the client comes without TLS; says nothing
+		spent        bool   // the second's handshakes are
+		want         string // "": nothing
+	}{
+		"over TLS":                                      {want: "limits.maxConnections)"},
+		"too many of its address":                       {perAddress: 1, want: "limits.maxConnectionsPerAddress"},
+		"behind a PROXY header":                         {door: Door{Trusted: trusted}, header: header, want: "limits.maxConnections)"},
+		"too many of its address, behind one":           {door: Door{Trusted: trusted}, header: header, perAddress: 1, want: "limits.maxConnectionsPerAddress"},
+		"over TLS where both are taken":                 {door: Door{Plaintext: true}, want: "limits.maxConnections)"},
+		"without TLS where both are taken":              {door: Door{Plaintext: true}, bare: true, want: "limits.maxConnections)"},
+		"without TLS where it is needed":                {bare: true, want: "limits.maxConnections)"},
+		"without TLS, when many were told in a second":  {bare: true, spent: true, want: "limits.maxConnections)"},
+		"over TLS, when many were told in the second":   {spent: true},
+		"over TLS by the header, when many were told":   {door: Door{Trusted: trusted}, header: header, spent: true},
+		"silent where only TLS is taken":                {silent: true},
+		"silent where both are taken: it may be no TLS": {door: Door{Plaintext: true}, silent: true, want: "limits.maxConnections)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, 1)
+			c.door.TLS = open{strict{cert}}
+			s.Listener.door.Store(&c.door)
+			set := *s.settings.Load()
+			set.MaxConnections, set.MaxPerAddress = 1, c.perAddress
+			if c.perAddress > 0 {
+				set.MaxConnections = 0
+			}
+			s.settings.Store(&set)
+			dial, end := s.serveOn(t)
+			defer end()
+			come := func() net.Conn {
+				nc := dial()
+				_ = nc.SetDeadline(time.Now().Add(time.Minute))
+				_, _ = io.WriteString(nc, c.header)
+				return nc
+			}
+			secure := func(nc net.Conn) *tls.Conn {
+				return tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+			}
+			first := secure(come())
+			if err := first.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(time.Minute); s.Open() == 0 && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+			if c.spent {
+				s.guard.mu.Lock()
+				s.guard.second, s.guard.shaken = time.Now().Add(time.Hour), maxShaken
+				s.guard.mu.Unlock()
+			}
+			nc := come()
+			if !c.bare && !c.silent {
+				nc = secure(nc)
+			}
+			if !c.silent {
+				if _, err := io.WriteString(nc, call); (err != nil) != (c.want == "") {
+					t.Fatalf("its call: %v", err)
+				}
+			}
+			if c.want == "" {
+				if n, err := nc.Read(make([]byte, 100)); n > 0 || isTimeout(err) {
+					t.Errorf("%d bytes are read, %v", n, err)
+				}
+				return
+			}
+			fields, _, why := turned(t, nc)
+			if !strings.Contains(why, c.want) || !c.silent && (fields["grpc-status"] != "14" || fields["grpc-message"] != why) {
+				t.Errorf("%v; GOAWAY %q", fields, why)
+			}
+			if n := s.Counts().Handshakes.Load(); n != 1 {
+				t.Errorf("%d handshakes of those that came in are counted", n)
+			}
+		})
+	}
+}
+
+func TestAFloodMakesFewHandshakesToBeTurnedAwayWith(t *testing.T) {
+	var g guard
+	now := time.Now()
+	for second := range 3 {
+		n := 0
+		for i := range 1000 {
+			if g.shake(now.Add(time.Duration(second)*time.Second + time.Duration(i)*time.Millisecond)) {
+				n++
+			}
+		}
+		if n != maxShaken {
+			t.Errorf("%d in second %d", n, second)
+		}
+	}
 }
 
 func FuzzFirstCall(f *testing.F) {

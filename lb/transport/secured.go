@@ -25,6 +25,9 @@ type Secured struct {
 // State is what the handshake came to.
 func (s *Secured) State() tls.ConnectionState { return s.tls.ConnectionState() }
 
+// Blocking is the connection inside of TLS, with reads and writes that block: for who has but a few words to say, and does not give it to New.
+func (s *Secured) Blocking() net.Conn { return s.tls }
+
 // Slots bounds how many handshakes compute at the same time, so that a flood of them leaves the processor to calls. Who waits for
 // its peer's next word holds none.
 type Slots chan struct{}
