@@ -20,7 +20,7 @@ type Question struct {
 	Peer      *authn.Peer
 	Principal *authn.Principal // nil: not known
 	Now       time.Time
-	// Each yields the request's metadata, without those that clients may not set. Set replaces some of it.
+	// Each yields the request's metadata, without those that clients may not set, whenever it is called in the same order. Set replaces some of it.
 	Each func(yield func(name, value string) bool)
 	Set  [][2]string
 }

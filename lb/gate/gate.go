@@ -22,7 +22,7 @@ type Request struct {
 	Peer      *authn.Peer // nil: none was made (as for h2c)
 	Now       time.Time
 	// Field is the request header field of that name, "" if there is none, and of several all values with commas between; Each yields all
-	// but pseudo-header fields.
+	// but pseudo-header fields, whenever it is called in the same order.
 	Field func(name string) string
 	Each  func(yield func(name, value string) bool)
 }

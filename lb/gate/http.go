@@ -18,15 +18,19 @@ func (g *Gate) CheckHTTP(method string, header http.Header, peer *authn.Peer, ad
 		}
 		return &Verdict{}
 	}
+	var fields [][2]string // a map has no order, and who copies them asks twice
+	for name, values := range header {
+		name = strings.ToLower(name)
+		for _, v := range values {
+			fields = append(fields, [2]string{name, v})
+		}
+	}
 	q := &Request{Method: method, Address: address, Peer: peer, Now: now, Field: func(name string) string {
 		return strings.Join(header.Values(name), ",")
 	}, Each: func(yield func(name, value string) bool) {
-		for name, values := range header {
-			name = strings.ToLower(name)
-			for _, v := range values {
-				if !yield(name, v) {
-					return
-				}
+		for _, f := range fields {
+			if !yield(f[0], f[1]) {
+				return
 			}
 		}
 	}}
