@@ -376,7 +376,7 @@ func (e *edge) meshOf() func(cluster string) forward.Mesh {
 }
 
 // authorizeAdmin asks the gate about a call of the admin API.
-func (s *Server) authorizeAdmin(r *http.Request, method string, peer *authn.Peer) *authn.Refusal {
+func (s *Server) authorizeAdmin(reply http.Header, r *http.Request, method string, peer *authn.Peer) *authn.Refusal {
 	address, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		address = r.RemoteAddr
@@ -384,7 +384,12 @@ func (s *Server) authorizeAdmin(r *http.Request, method string, peer *authn.Peer
 	if strings.HasPrefix(method, "grpc.reflection.") {
 		method = "trunkline.admin.v1.AdminService/ServerReflectionInfo" // that of the admin API, not of what is balanced
 	}
-	if v := s.edge.Load().gate.CheckHTTP(method, r.Header, peer, address, time.Now()); v != nil && v.Refused {
+	v := s.edge.Load().gate.CheckHTTP(method, r.Header, peer, address, time.Now())
+	if v == nil {
+		return nil
+	}
+	v.Tell(reply)
+	if v.Refused {
 		return &v.Refusal
 	}
 	return nil

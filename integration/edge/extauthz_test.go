@@ -2,12 +2,14 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -17,6 +19,7 @@ import (
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/trunkline/trunkline/integration/harness"
+	adminv1 "github.com/trunkline/trunkline/proto/trunkline/admin/v1"
 )
 
 // decider is an authorization service on Envoy's proto: it does as the call's metadata x-ask says.
@@ -103,6 +106,26 @@ func TestAnExternalServiceIsAskedAboutCalls(t *testing.T) {
 		mustSay(t, call(t, cc, "x-ask", "login"), codes.Unauthenticated, "DENIED_BY_SERVICE", "log in again")
 		if b.Calls() != calls {
 			t.Error("a denied call reached the endpoint")
+		}
+	})
+	t.Run("callers of the admin API are told what it has to tell them", func(t *testing.T) {
+		for name, opts := range map[string][]connect.ClientOption{"Connect": nil, "gRPC-Web": {connect.WithGRPCWeb()}} {
+			q := connect.NewRequest(&adminv1.GetStatusRequest{})
+			r, err := tr.API(opts...).GetStatus(harness.Context(t, limit), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h := r.Header(); h.Get("x-quota-left") != "7" || h.Get("x-proof-bin") != "AAE=" || h.Get("x-trunkline-user") != "" {
+				t.Errorf("%s: the answer tells %v", name, h)
+			}
+			q.Header().Set("x-ask", "login")
+			_, err = tr.API(opts...).GetStatus(harness.Context(t, limit), q)
+			e := (*connect.Error)(nil)
+			if !errors.As(err, &e) || e.Code() != connect.CodeUnauthenticated || e.Meta().Get("www-authenticate") != `Bearer realm="shop"` || e.Meta().Get("x-retry-at") != "noon" {
+				t.Errorf("%s: the refusal is %v", name, err)
+			} else if e.Meta().Get("x-quota-left") != "" || e.Meta().Get("x-lines") != "" {
+				t.Errorf("%s: the refusal tells %v", name, e.Meta())
+			}
 		}
 	})
 	t.Run("methods that are excepted are not asked about", func(t *testing.T) {

@@ -12,9 +12,9 @@ import (
 )
 
 // API is a client of the admin API.
-func (tr *Trunkline) API() adminv1connect.AdminServiceClient {
+func (tr *Trunkline) API(opts ...connect.ClientOption) adminv1connect.AdminServiceClient {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	return adminv1connect.NewAdminServiceClient(client, "http://"+tr.Admin)
+	return adminv1connect.NewAdminServiceClient(client, "http://"+tr.Admin, opts...)
 }
 
 // Status is what the admin API says of the process and its config.

@@ -27,7 +27,8 @@ type Options struct {
 	Config *configv1.Admin
 	// Authorize is asked about each API call, reflection too, after the token and the certificate were found good; nil: about none. method is
 	// "pkg.Service/Method"; r is without the credentials for the admin address itself. It may block for as long as the call may.
-	Authorize func(r *http.Request, method string, peer *authn.Peer) *authn.Refusal
+	// What the caller is to be told beside the answer, or the refusal, it puts into reply, the answer's headers.
+	Authorize func(reply http.Header, r *http.Request, method string, peer *authn.Peer) *authn.Refusal
 }
 
 // Open makes a server, and reads and watches the files of o.Config until Close. An error names the configuration key. It also refuses
@@ -153,7 +154,7 @@ func (s *Server) authorized(o Options, next http.Handler) http.Handler {
 		if s.token != nil {
 			q.Header.Del("Authorization") // it is the admin address's own, and no caller's proof
 		}
-		if refused := o.Authorize(q, strings.TrimPrefix(r.URL.Path, "/"), s.peer(r.TLS)); refused != nil {
+		if refused := o.Authorize(w.Header(), q, strings.TrimPrefix(r.URL.Path, "/"), s.peer(r.TLS)); refused != nil {
 			err := connect.NewError(connect.Code(refused.Status), errors.New(refused.Message))
 			if info, e := connect.NewErrorDetail(&errdetails.ErrorInfo{Reason: refused.Reason, Domain: "trunkline"}); e == nil {
 				err.AddDetail(info)

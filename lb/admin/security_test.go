@@ -296,7 +296,8 @@ func TestCallsAreAuthorisedLikeAnyMethod(t *testing.T) {
 	var mu sync.Mutex
 	var asked []question
 	_, o := withToken(t)
-	o.Authorize = func(r *http.Request, method string, peer *authn.Peer) *authn.Refusal {
+	o.Authorize = func(reply http.Header, r *http.Request, method string, peer *authn.Peer) *authn.Refusal {
+		reply.Set("X-Told", method[strings.LastIndexByte(method, '/')+1:])
 		mu.Lock()
 		defer mu.Unlock()
 		asked = append(asked, question{method, r.Header.Get("Authorization"), r.Header.Get("Cookie"), r.Header.Get("X-Tenant")})
@@ -313,11 +314,14 @@ func TestCallsAreAuthorisedLikeAnyMethod(t *testing.T) {
 		h.Set("Authorization", "Bearer "+secret)
 		h.Set("X-Tenant", "ops")
 	}
-	if _, err := api.GetStatus(t.Context(), status); err != nil {
-		t.Error(err)
+	if answer, err := api.GetStatus(t.Context(), status); err != nil || answer.Header().Get("X-Told") != "GetStatus" {
+		t.Errorf("%v, %v", answer, err)
 	}
 	_, err := api.Drain(t.Context(), drain)
 	var e *connect.Error
+	if errors.As(err, &e) && e.Meta().Get("X-Told") != "Drain" {
+		t.Errorf("with the refusal its caller is told %v", e.Meta())
+	}
 	if connect.CodeOf(err) != connect.CodePermissionDenied || !strings.Contains(err.Error(), "rule no-drain denies it") || f.drains != 0 {
 		t.Error(err)
 	} else if !errors.As(err, &e) || len(e.Details()) != 1 {
@@ -401,7 +405,7 @@ func TestOverTLSOnlyClientsWithACertificateAreHeardIfThatIsAsked(t *testing.T) {
 	mine, myKey := pair(t, "operator")
 	var names []string
 	o := Options{Config: &configv1.Admin{Address: ":9901", Tls: &configv1.AdminTLS{CertFile: cert, KeyFile: key, ClientCaFile: mine}},
-		Authorize: func(_ *http.Request, _ string, peer *authn.Peer) *authn.Refusal {
+		Authorize: func(_ http.Header, _ *http.Request, _ string, peer *authn.Peer) *authn.Refusal {
 			names = append(names, peer.Name())
 			return nil
 		}}

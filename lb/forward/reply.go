@@ -13,6 +13,7 @@ import (
 	"github.com/trunkline/trunkline/codec/h2"
 	"github.com/trunkline/trunkline/codec/hpack"
 	"github.com/trunkline/trunkline/lb/decision"
+	"github.com/trunkline/trunkline/lb/gate"
 	"github.com/trunkline/trunkline/lb/telemetry"
 	"github.com/trunkline/trunkline/policy/balance"
 )
@@ -82,10 +83,6 @@ func (c *Call) refuse(r refusal) {
 	}
 }
 
-// replyRoom is how large a reply's headers may become by what the gate has to tell the caller, in bytes as RFC 9113 section 6.5.2 counts them: more
-// than clients take (grpc-java, gRPC's core) would break the call, or even their connection.
-const replyRoom = 8 << 10
-
 // sendTold begins the response with these fields and what the gate has to tell the caller.
 func (c *Call) sendTold(fields []*hpack.Field, end bool) {
 	f := c.f
@@ -110,7 +107,7 @@ func (c *Call) tellCaller() {
 			continue
 		}
 		h := f.shard.Env.Interner.Intern(t.Name, t.Value)
-		if size+h.Size() > replyRoom {
+		if size+h.Size() > gate.ReplyRoom {
 			f.shard.Env.Interner.Release(h)
 			left++
 			continue
@@ -123,7 +120,7 @@ func (c *Call) tellCaller() {
 	}
 	if c.forCaller = nil; left > 0 {
 		c.note(decision.Note{Kind: decision.NoteGate, Name: "externalAuthorization",
-			Text: fmt.Sprintf("left out %d of its fields for the caller: a reply's headers get no larger than %d bytes by them", left, replyRoom)})
+			Text: fmt.Sprintf("left out %d of its fields for the caller: a reply's headers get no larger than %d bytes by them", left, gate.ReplyRoom)})
 	}
 }
 

@@ -40,3 +40,32 @@ func (g *Gate) CheckHTTP(method string, header http.Header, peer *authn.Peer, ad
 	}
 	return <-answer
 }
+
+// ReplyRoom is how large a reply's headers may become by what the gate has to tell the caller, in bytes as RFC 9113 section 6.5.2 counts them: more
+// than clients take (grpc-java, gRPC's core) would break the call, or even their connection.
+const ReplyRoom = 8 << 10
+
+// Tell puts what the caller is told into the headers of a reply that has not begun, whose handler comes later. Left out is what the server says
+// itself so far, what there is no room for, and what would have the body read in another way than the handler writes it.
+func (v *Verdict) Tell(reply http.Header) {
+	const overhead = 32
+	size := 0
+	for name, values := range reply {
+		for _, value := range values {
+			size += len(name) + len(value) + overhead
+		}
+	}
+	own := reply.Clone()
+	for i := range v.Told {
+		t := &v.Told[i]
+		name := http.CanonicalHeaderKey(t.Name)
+		send, instead := t.Place(len(reply[name]) > 0)
+		if n := len(t.Name) + len(t.Value) + overhead; send && len(own[name]) == 0 && name != "Content-Encoding" && size+n <= ReplyRoom {
+			size += n
+			if instead {
+				reply.Del(name)
+			}
+			reply.Add(name, t.Value)
+		}
+	}
+}
