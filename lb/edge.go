@@ -352,26 +352,45 @@ func (e *edge) meshOf() func(cluster string) forward.Mesh {
 	if e.mesh == nil {
 		return nil
 	}
-	m, both := e.mesh, e.cfg.GetDiscovery().GetConsul().GetConnect().GetCheckDestinations()
+	m, clusters := e.mesh, e.cfg.GetDiscovery().GetConsul().GetConnect().GetCheckDestinations()
 	return func(cluster string) forward.Mesh {
-		if !both || cluster == builtinName {
-			return func(spiffe, serial string, then func(bool, string)) (bool, bool, string) {
+		if !clusters || cluster == builtinName {
+			return func(spiffe, serial string, then func(forward.Leave)) forward.Leave {
 				return m.Authorize(m.service, spiffe, serial, then)
 			}
 		}
-		return func(spiffe, serial string, then func(bool, string)) (known, allowed bool, why string) {
-			known, allowed, why = m.Authorize(m.service, spiffe, serial, func(allowed bool, why string) {
-				if !allowed {
-					then(false, why)
-				} else if known, allowed, why := m.Authorize(cluster, spiffe, serial, then); known {
-					then(allowed, why)
+		return func(spiffe, serial string, then func(forward.Leave)) forward.Leave {
+			// next asks about the cluster, too, but only for whom own does not refuse every call.
+			next := func(own forward.Leave) forward.Leave {
+				if allowed, _ := own(nil); !allowed {
+					return own
+				}
+				other := m.Authorize(cluster, spiffe, serial, func(other forward.Leave) { then(both(own, other)) })
+				if other == nil {
+					return nil
+				}
+				return both(own, other)
+			}
+			own := m.Authorize(m.service, spiffe, serial, func(own forward.Leave) {
+				if leave := next(own); leave != nil {
+					then(leave)
 				}
 			})
-			if known && allowed {
-				return m.Authorize(cluster, spiffe, serial, then)
+			if own == nil {
+				return nil
 			}
-			return known, allowed, why
+			return next(own)
 		}
+	}
+}
+
+// both is the leave of two who are asked in their order.
+func both(first, second forward.Leave) forward.Leave {
+	return func(field func(string) (string, bool)) (bool, string) {
+		if allowed, why := first(field); !allowed {
+			return false, why
+		}
+		return second(field)
 	}
 }
 

@@ -38,6 +38,8 @@ const (
 	leafPath      = "/v1/agent/connect/ca/leaf/trunkline"
 	rootsPath     = "/v1/agent/connect/ca/roots"
 	authorizePath = "/v1/agent/connect/authorize"
+	entryPath     = "/v1/config/service-intentions/trunkline"
+	selfPath      = "/v1/agent/self"
 	hang          = -1
 )
 
@@ -107,6 +109,7 @@ type fakeAgent struct {
 	leaf      *api.LeafCert
 	roots     *api.CARootList
 	allow     map[string]string // "target source's id" -> the reason, with "+" before it for yes; else no
+	texts     map[string]string // by path: JSON; for others as for the services' intentions there is nothing
 	changed   chan struct{}     // closed at each change
 	trouble   map[string]int    // by path: an HTTP status, or hang
 	asked     map[string]int    // by path
@@ -126,6 +129,7 @@ type story struct {
 	agent     *fakeAgent
 	authority *authority
 	identity  *Identity
+	sent      Field // the metadata of the calls that are asked about; nil: of any
 
 	mu  sync.Mutex
 	log bytes.Buffer
@@ -136,7 +140,7 @@ func tell(t *testing.T, script func(s *story)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &story{T: t, authority: newAuthority(t, "one")}
 		s.agent = &fakeAgent{
-			index: 10, leaf: s.authority.leaf(t, 1, spiffe("trunkline"), 72*time.Hour), roots: rootList(s.authority), allow: map[string]string{},
+			index: 10, leaf: s.authority.leaf(t, 1, spiffe("trunkline"), 72*time.Hour), roots: rootList(s.authority), allow: map[string]string{}, texts: map[string]string{},
 			changed: make(chan struct{}), trouble: map[string]int{}, asked: map[string]int{}, indexes: map[string][]string{},
 			accept: make(chan net.Conn), release: make(chan struct{}), gone: make(chan struct{}),
 		}
@@ -332,8 +336,12 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		out = &api.AgentAuthorize{Authorized: yes, Reason: reason}
 	default:
-		http.NotFound(w, r)
-		return
+		text := f.texts[r.URL.Path]
+		if text == "" {
+			http.NotFound(w, r)
+			return
+		}
+		out = json.RawMessage(text)
 	}
 	json.NewEncoder(w).Encode(out)
 }

@@ -98,7 +98,7 @@ func New(o Options) *Identity {
 		i.log = slog.New(slog.DiscardHandler)
 	}
 	i.log = i.log.With("service", o.Service)
-	i.intentions.answers = map[question]*answer{}
+	i.intentions.answers, i.intentions.destinations = map[question]*answer{}, map[string]*destination{}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
 	agent := o.Client.Agent()
 	i.running.Go(func() {

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -28,6 +29,9 @@ type intentions struct {
 	answers map[question]*answer // guarded by mu
 	closed  bool                 // guarded by mu
 
+	destinations map[string]*destination  // guarded by mu; by name
+	fallback     atomic.Pointer[fallback] // atomic; nil: never asked
+
 	failing atomic.Int64 // answers whose last question failed. atomic
 }
 
@@ -35,27 +39,41 @@ type question struct{ target, spiffe string }
 
 // answer is what is known of one question.
 type answer struct {
-	question                                  // set once
-	source   string                           // the caller's service. set once
-	verdict  atomic.Pointer[verdict]          // atomic; nil: none yet
-	used     atomic.Bool                      // since the goroutine looked last. atomic
-	serial   string                           // set once; of the first who asked
-	waiting  []func(allowed bool, why string) // guarded by intentions.mu; while there is no verdict
-	evict    context.CancelFunc               // set once
+	question                         // set once
+	caller   id                      // set once
+	verdict  atomic.Pointer[verdict] // atomic; nil: none yet
+	layer7   atomic.Bool             // the agent said last that permissions decide. atomic
+	used     atomic.Bool             // since the goroutine looked last. atomic
+	serial   string                  // set once; of the first who asked
+	waiting  []func(Answer)          // guarded by intentions.mu; while there is no verdict
+	evict    context.CancelFunc      // set once
 }
+
+// Answer says whether intentions let a caller make the call that has such metadata; a nil field asks whether it may make any. why is a
+// sentence, for the caller where it is refused. It does not block, serves any number of calls, and may be asked from any goroutine.
+type Answer = func(field Field) (allowed bool, why string)
 
 // verdict is what may be said. Immutable.
 type verdict struct {
-	allowed bool
-	why     string
-	asked   bool // the agent said so; else it could not be asked, and never could
+	answer      Answer
+	asked       bool              // the agent said so; else it could not be asked, and never could
+	permissions *permissions      // that the answer is by; nil: it is the same for all calls
+	raw         []json.RawMessage // what these were made of
 }
 
-// Authorize says whether intentions let the caller with that SPIFFE id, which its certificate proved, call the service target. why
-// is a sentence, for the caller where it is refused. If that is not known yet, then is called once from another goroutine, perhaps
-// before this has returned, and within little more than two seconds. It never blocks. Of several certificates of one service the serial of any is told to the agent, which
-// does not look at it.
-func (i *Identity) Authorize(target, spiffe, serial string, then func(allowed bool, why string)) (known, allowed bool, why string) {
+// newVerdict is the same for all calls.
+func newVerdict(allowed, asked bool, why string) *verdict {
+	return &verdict{answer: func(Field) (bool, string) { return allowed, why }, asked: asked}
+}
+
+func refused(format string, of ...any) Answer {
+	return newVerdict(false, false, fmt.Sprintf(format, of...)).answer
+}
+
+// Authorize tells what intentions say of the caller with that SPIFFE id, which its certificate proved, and the service target. nil: that
+// is not known yet, and then is called once from another goroutine, perhaps before this has returned, and within little more than two seconds.
+// It never blocks. Of several certificates of one service the serial of any is told to the agent, which does not look at it.
+func (i *Identity) Authorize(target, spiffe, serial string, then func(Answer)) Answer {
 	n := &i.intentions
 	q := question{target, spiffe}
 	n.mu.RLock()
@@ -64,12 +82,12 @@ func (i *Identity) Authorize(target, spiffe, serial string, then func(allowed bo
 	if a != nil {
 		if v := a.verdict.Load(); v != nil {
 			a.use()
-			return true, v.allowed, v.why
+			return v.answer
 		}
 	}
 	caller, err := i.source(spiffe)
 	if err != nil {
-		return true, false, err.Error()
+		return refused("%v", err)
 	}
 
 	n.mu.Lock()
@@ -77,11 +95,11 @@ func (i *Identity) Authorize(target, spiffe, serial string, then func(allowed bo
 	if a = n.answers[q]; a == nil {
 		switch {
 		case n.closed:
-			return true, false, fmt.Sprintf("whether the mesh lets %q call %q cannot be asked any more: Trunkline is closing; try again", caller.service, target)
+			return refused("whether the mesh lets %q call %q cannot be asked any more: Trunkline is closing; try again", caller.service, target)
 		case len(n.answers) >= maxAnswers && !n.makeRoom():
-			return true, false, fmt.Sprintf("whether the mesh lets %q call %q cannot be asked now: too much is asked already; try again later", caller.service, target)
+			return refused("whether the mesh lets %q call %q cannot be asked now: too much is asked already; try again later", caller.service, target)
 		}
-		a = &answer{question: question{strings.Clone(target), strings.Clone(spiffe)}, source: strings.Clone(caller.service), serial: strings.Clone(serial)}
+		a = &answer{question: question{strings.Clone(target), strings.Clone(spiffe)}, caller: caller.clone(), serial: strings.Clone(serial)}
 		ctx, cancel := context.WithCancel(i.ctx)
 		a.evict = cancel
 		n.answers[a.question] = a
@@ -92,10 +110,10 @@ func (i *Identity) Authorize(target, spiffe, serial string, then func(allowed bo
 	}
 	a.use()
 	if v := a.verdict.Load(); v != nil { // it came meanwhile
-		return true, v.allowed, v.why
+		return v.answer
 	}
 	a.waiting = append(a.waiting, then)
-	return false, false, ""
+	return nil
 }
 
 // use notes that a is wanted. It writes only where that is news: all shards read it.
@@ -148,21 +166,22 @@ func (i *Identity) keep(ctx context.Context, a *answer) {
 		switch {
 		case ctx.Err() != nil:
 			if last := a.verdict.Load(); last == nil {
-				n.say(a, &verdict{why: fmt.Sprintf("whether the mesh lets %q call %q could not be asked: Trunkline is closing; try again", a.source, a.target)})
+				n.say(a, newVerdict(false, false, fmt.Sprintf("whether the mesh lets %q call %q could not be asked: Trunkline is closing; try again", a.caller.service, a.target)))
 			}
 			return
 		case err != nil:
 			if failures++; failures == 1 && n.failing.Add(1) == 1 {
 				i.log.Warn("Consul's agent does not answer about intentions; what it said last holds on, and what it never was asked is refused",
-					"source", a.source, "destination", a.target, "err", tidy(err))
+					"source", a.caller.service, "destination", a.target, "err", tidy(err))
 			}
-			if last := a.verdict.Load(); last == nil || !last.asked {
+			// An intention that has permissions now may have allowed all before.
+			if last := a.verdict.Load(); last == nil || !last.asked || a.layer7.Load() && last.permissions == nil {
 				pause = min(backoff(failures), 2*time.Second) // its calls are all refused meanwhile
 				n.say(a, a.unknown(err))
 			}
 		default:
 			if failures > 0 && n.failing.Add(-1) == 0 {
-				i.log.Info("Consul's agent answers about intentions", "source", a.source, "destination", a.target)
+				i.log.Info("Consul's agent answers about intentions", "source", a.caller.service, "destination", a.target)
 			}
 			failures = 0
 			n.say(a, v)
@@ -188,7 +207,7 @@ func (n *intentions) say(a *answer, v *verdict) {
 	a.waiting = nil
 	n.mu.Unlock()
 	for _, then := range waiting {
-		then(v.allowed, v.why)
+		then(v.answer)
 	}
 }
 
@@ -204,21 +223,22 @@ func (i *Identity) ask(ctx context.Context, a *answer) (*verdict, error) {
 		return nil, context.Cause(ctx)
 	}
 	type reply struct {
-		said *api.AgentAuthorize
-		err  error
+		v   *verdict
+		err error
 	}
 	replies := make(chan reply, 1)
 	go func() {
 		said, err := i.client.Agent().ConnectAuthorize(&api.AgentAuthorizeParams{Target: a.target, ClientCertURI: a.spiffe, ClientCertSerial: a.serial})
+		var v *verdict
+		if err == nil {
+			v, err = i.look(ctx, a, said)
+		}
 		<-i.slots
-		replies <- reply{said, err}
+		replies <- reply{v, err}
 	}()
 	select {
 	case r := <-replies:
-		if r.err != nil {
-			return nil, r.err
-		}
-		return a.judge(r.said), nil
+		return r.v, r.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -227,23 +247,26 @@ func (i *Identity) ask(ctx context.Context, a *answer) (*verdict, error) {
 // unknown is what is said while the agent has never answered. Its error is for the log: callers need not know where the agent is.
 func (a *answer) unknown(err error) *verdict {
 	why := "Consul's agent cannot be asked; try again later"
+	if errors.Is(err, errChanged) {
+		why = "Consul's answers do not fit together, as while its intentions change; try again"
+	}
 	var code api.StatusError
 	if errors.As(err, &code) && code.Code == http.StatusForbidden {
 		why = fmt.Sprintf("Consul's agent does not tell Trunkline; its ACL token needs service:write for %q", a.target)
+		if errors.Is(err, errEntry) {
+			why = fmt.Sprintf("Consul does not show Trunkline the intentions; its ACL token needs intentions:read for %q, "+
+				"which service:read is unless its policy says otherwise", a.target)
+		}
 	}
-	return &verdict{why: fmt.Sprintf("whether the mesh lets %q call %q is not known: %s", a.source, a.target, why)}
+	return newVerdict(false, false, fmt.Sprintf("whether the mesh lets %q call %q is not known: %s", a.caller.service, a.target, why))
 }
 
 // judge puts the agent's word into a sentence.
 func (a *answer) judge(said *api.AgentAuthorize) *verdict {
 	if said.Authorized {
-		return &verdict{allowed: true, asked: true, why: fmt.Sprintf("Consul lets %q call %q: %s", a.source, a.target, said.Reason)}
+		return newVerdict(true, true, fmt.Sprintf("Consul lets %q call %q: %s", a.caller.service, a.target, said.Reason))
 	}
-	advice := "ask for an intention that allows it"
-	if strings.HasPrefix(said.Reason, "Matched L7") {
-		advice = "an intention with permissions (layer 7) cannot be judged here: give it an action, and Trunkline rules of its own"
-	}
-	return &verdict{asked: true, why: fmt.Sprintf("Consul's intentions do not let %q call %q: %s; %s", a.source, a.target, said.Reason, advice)}
+	return newVerdict(false, true, fmt.Sprintf("Consul's intentions do not let %q call %q: %s; ask for an intention that allows it", a.caller.service, a.target, said.Reason))
 }
 
 // close answers no new questions.

@@ -49,6 +49,14 @@ func parseID(text string) (id, error) {
 	return out, nil
 }
 
+// clone is an id that borrows nothing.
+func (i id) clone() id {
+	for _, text := range []*string{&i.text, &i.domain, &i.partition, &i.namespace, &i.datacenter, &i.service} {
+		*text = strings.Clone(*text)
+	}
+	return i
+}
+
 // Match is for connections to a service of the mesh: whether the SPIFFE id that the server showed is that service's, in this trust
 // domain and in this process's namespace and partition. In which datacenter it is does not matter. The error is a sentence.
 func (i *Identity) Match(destination string) func(spiffe string) error {

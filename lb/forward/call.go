@@ -88,6 +88,7 @@ type Call struct {
 	shadowKeys  []string          // see policies.Shadow.Keys
 	limit       deadline.Decision // how long the call may take, and who said so
 	who         *authn.Principal  // nil: nobody knows
+	dress       *gate.Verdict     // what it changes in the metadata is still to be done; nil: nothing
 	forCaller   []gate.Told       // goes with the reply's headers; nil: nothing, or it is said
 	late        func()            // refuses the call for what it says of time, once its caller is known; nil: nothing to refuse
 	watch       *watch            // nil: its messages are not looked at

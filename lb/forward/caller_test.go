@@ -154,7 +154,9 @@ func TestWhoMayNotCallHearsThatAndNotWhatIsWrongWithItsTimeout(t *testing.T) {
 	// The mesh is asked after the gate.
 	slow := &porter{}
 	guarded(t, slow, func(_ *testing.T, r *rig) {
-		r.mesh = func(string, string, func(bool, string)) (bool, bool, string) { return true, false, "no intention" }
+		r.mesh = func(string, string, func(Leave)) Leave {
+			return func(func(string) (string, bool)) (bool, string) { return false, "no intention" }
+		}
 		r.guest.Peer = meshPeer
 		r.use("one")
 		c := r.client()
@@ -163,6 +165,50 @@ func TestWhoMayNotCallHearsThatAndNotWhatIsWrongWithItsTimeout(t *testing.T) {
 		slow.thens[0](&gate.Verdict{})
 		c.expect("HEADERS 1 :status=200 grpc-status=7 grpc-message=no intention END")
 	})
+}
+
+// What the gate makes of the metadata is for endpoints: who is asked about the call later sees what its client sent.
+func TestTheMeshJudgesWhatTheClientSentAndTheEndpointSeesWhatTheGateMadeOfIt(t *testing.T) {
+	for _, later := range []bool{false, true} {
+		p := &porter{now: func(*gate.Request) *gate.Verdict {
+			return &gate.Verdict{Remove: []string{"x-secret"}, Set: [][2]string{{"x-role", "guest"}}, Add: [][2]string{{"x-more", "1"}}}
+		}}
+		guarded(t, p, func(t *testing.T, r *rig) {
+			saw := ""
+			leave := func(field func(string) (string, bool)) (bool, string) {
+				for _, name := range []string{":path", ":method", "x-secret", "x-role", "x-more", "x-empty"} {
+					value, there := field(name)
+					saw += name + "=" + value
+					if !there {
+						saw += "none"
+					}
+					saw += " "
+				}
+				return true, ""
+			}
+			var then func(Leave)
+			r.mesh = func(_, _ string, t func(Leave)) Leave {
+				if then = t; later {
+					return nil
+				}
+				return leave
+			}
+			r.guest.Peer = meshPeer
+			r.use("one")
+			c := r.client()
+			c.call(1, true, "x-secret", "s", "x-role", "admin", "x-role", "root", "x-empty", "")
+			synctest.Wait()
+			if later {
+				then(leave)
+			}
+			if want := ":path=/s.S/M :method=POST x-secret=s x-role=admin,root x-more=none x-empty= "; saw != want {
+				t.Errorf("it saw %s", saw)
+			}
+			one := r.end("one", 0)
+			one.expect("HEADERS 1 :path=/s.S/M x-empty= x-role=guest x-more=1 END")
+			one.block(1, true, ":status", "200", "content-type", "application/grpc", "grpc-status", "0")
+		})
+	}
 }
 
 func TestWhoMayCallHearsWhatIsWrongWithItsTimeout(t *testing.T) {

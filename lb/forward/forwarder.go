@@ -39,6 +39,7 @@ type Forwarder struct {
 	cur         *Call
 	lookupField func(name string) string
 	wholeField  func(name string) string
+	anyField    func(name string) (value string, there bool) // the same
 	setField    func(name, value string)
 	eachField   func(yield func(name, value string) bool) // the same
 	query       gate.Request                              // of the call that knocks
@@ -104,7 +105,11 @@ func New(s *shard.Shard, gen *atomic.Pointer[Generation], tel *telemetry.Telemet
 		}
 		return ""
 	}
-	f.wholeField = func(name string) string { return f.cur.whole(name) }
+	f.wholeField = func(name string) string {
+		value, _ := f.cur.whole(name)
+		return value
+	}
+	f.anyField = func(name string) (string, bool) { return f.cur.whole(name) }
 	f.setField = f.override
 	f.eachField = func(yield func(name, value string) bool) {
 		for _, h := range f.cur.req {

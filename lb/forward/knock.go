@@ -20,9 +20,13 @@ type Gate interface {
 	Check(q *gate.Request, then func(*gate.Verdict)) *gate.Verdict
 }
 
-// Mesh says whether a service mesh lets a client call a cluster. It must not block: known is false if then will be called, from another
-// goroutine.
-type Mesh func(peer string, serial string, then func(allowed bool, why string)) (known, allowed bool, why string)
+// Mesh says what a service mesh says of a client's calls to a cluster; nil if it will call then, once, from another goroutine. It must
+// not block.
+type Mesh func(peer string, serial string, then func(Leave)) Leave
+
+// Leave says whether a mesh lets its client make the call whose metadata field reads: all values of a name with commas between, and whether there
+// is any. It is asked inside the shard, and must not block; field is borrowed until it returns.
+type Leave = func(field func(name string) (value string, there bool)) (allowed bool, why string)
 
 // strip takes away what only Trunkline may say, and says what it knows about the client.
 func (c *Call) strip() {
@@ -54,6 +58,7 @@ func (c *Call) without(fields []*hpack.Field, which func(*hpack.Field) bool) []*
 // knock asks who calls and whether he may: step 6 begins with it. Whoever passes goes on to the route that was found, if one was.
 func (c *Call) knock() {
 	f := c.f
+	c.dress = nil
 	if p := c.d.Known; p != nil && p.Refused != nil {
 		c.deny(&gate.Verdict{Refused: true, Refusal: *p.Refused})
 		return
@@ -85,8 +90,8 @@ func (c *Call) knock() {
 }
 
 // whole is the values of all request header fields of that name, as RFC 9110 section 5.3 joins them: who is asked about the first only
-// does not know which one an endpoint reads.
-func (c *Call) whole(name string) (value string) {
+// does not know which one an endpoint reads. there is false if there is none.
+func (c *Call) whole(name string) (value string, there bool) {
 	n := 0
 	for _, h := range c.req {
 		if h.Name != name {
@@ -97,7 +102,7 @@ func (c *Call) whole(name string) (value string) {
 		}
 		value += h.Value
 	}
-	return value
+	return value, n > 0
 }
 
 // door is what the call is asked; nil: nothing.
@@ -133,6 +138,17 @@ func (c *Call) identified(v *gate.Verdict) {
 		c.deny(v)
 		return
 	}
+	c.dress = v
+	c.passed()
+}
+
+// dressed makes the metadata what the gate said that endpoints shall see.
+func (c *Call) dressed() {
+	v := c.dress
+	if v == nil {
+		return
+	}
+	c.dress = nil
 	if len(v.Remove) > 0 || len(v.Set) > 0 {
 		c.noTrailers = true
 		c.dropTrailers()
@@ -145,7 +161,6 @@ func (c *Call) identified(v *gate.Verdict) {
 			c.req = append(c.req, c.f.shard.Env.Interner.Intern(kv[0], kv[1]))
 		}
 	}
-	c.passed()
 }
 
 func (c *Call) noteGate(kind decision.NoteKind, n gate.Note) {
@@ -191,28 +206,28 @@ func (c *Call) passed() {
 	c.agreed()
 }
 
-// intend asks whether the mesh's intentions let the client call the cluster.
+// intend asks whether the mesh's intentions let the client call the cluster. They judge what the client sent, not what the gate makes of it.
 func (c *Call) intend(mesh Mesh) {
 	f := c.f
 	c.asking, c.askedFor = true, "while the mesh was asked about intentions"
 	c.ticket++
 	ticket := c.ticket
-	known, allowed, why := mesh(c.d.Known.SPIFFE, c.d.Known.Serial, func(allowed bool, why string) {
+	leave := mesh(c.d.Known.SPIFFE, c.d.Known.Serial, func(leave Leave) {
 		f.shard.Enter()
 		defer f.shard.Leave()
 		if c.asking && c.ticket == ticket {
 			f.shard.Timed()
-			c.intended(allowed, why)
+			c.intended(leave)
 		}
 	})
-	if known {
-		c.intended(allowed, why)
+	if leave != nil {
+		c.intended(leave)
 	}
 }
 
-func (c *Call) intended(allowed bool, why string) {
-	c.asking = false
-	if !allowed {
+func (c *Call) intended(leave Leave) {
+	c.asking, c.f.cur = false, c
+	if allowed, why := leave(c.f.anyField); !allowed {
 		v := &gate.Verdict{Refused: true}
 		v.Status, v.Reason, v.Message = grpc.PermissionDenied, "INTENTION_DENIED", why
 		c.deny(v)
@@ -224,6 +239,7 @@ func (c *Call) intended(allowed bool, why string) {
 // agreed admits the call, or has its first message looked at before. Only here is it refused for what it says of time: whoever may not
 // call shall not learn which methods there are, nor how long they take.
 func (c *Call) agreed() {
+	c.dressed()
 	if c.late != nil {
 		c.late()
 		return

@@ -58,14 +58,18 @@ func (w warden) Check(q *gate.Request, then func(*gate.Verdict)) *gate.Verdict {
 }
 
 // intentions are a mesh that lets most calls pass.
-func (st *storm) intentions(_, _ string, then func(bool, string)) (known, allowed bool, why string) {
+func (st *storm) intentions(_, _ string, then func(Leave)) Leave {
 	c := st.c
 	lets := !c.yes(10)
-	if c.yes(60) {
-		return true, lets, "the mesh says so"
+	leave := func(field func(string) (string, bool)) (bool, string) {
+		path, there := field(":path")
+		return lets && there && path != "", "the mesh says so"
 	}
-	time.AfterFunc(time.Duration(c.n(pick(c, 1, 300, 4000)))*time.Millisecond, func() { then(lets, "the mesh says so") })
-	return false, false, ""
+	if c.yes(60) {
+		return leave
+	}
+	time.AfterFunc(time.Duration(c.n(pick(c, 1, 300, 4000)))*time.Millisecond, func() { then(leave) })
+	return nil
 }
 
 // judge lets messages pass in its own time, but for foul ones and some others.
