@@ -24,7 +24,13 @@ import (
 // join makes Trunkline's own identity, as the service.
 func (m *mesh) join(service string) *connect.Identity {
 	m.t.Helper()
-	client, closeIdle, err := consul.NewClient(consul.Options{Address: m.URL})
+	return m.joinWith(service, "")
+}
+
+// joinWith is join with an ACL token.
+func (m *mesh) joinWith(service, token string) *connect.Identity {
+	m.t.Helper()
+	client, closeIdle, err := consul.NewClient(consul.Options{Address: m.URL, Token: token})
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package connect
 import (
 	"errors"
 	"io"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -157,5 +159,39 @@ func TestPermissionsOfDestinationsAreCheckedToo(t *testing.T) {
 	refused(t, streamingCall(t, cc), codes.PermissionDenied, `call "echo"`, "permission 1 denies it")
 	if err := streamingCall(t, cc, "x-role", ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// The right to be the service is enough to read its intentions; who was not left it, and who may not learn the agent's default, reads
+// what is missing.
+func TestRightsThatIntentionsOfLayer7Need(t *testing.T) {
+	const root = "11111111-2222-3333-4444-555555555555"
+	t.Setenv("CONSUL_HTTP_TOKEN", root) // the test's own
+	m := startMesh(t, `-hcl=acl { enabled = true, default_policy = "deny", tokens { initial_management = "`+root+`", agent = "`+root+`" } }`)
+	m.write(&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "trunkline", Protocol: "grpc"})
+	m.permit("trunkline", nil, &api.IntentionPermission{Action: allow, HTTP: &api.IntentionHTTPPermission{PathExact: "/pkg.Shop/Get"}})
+	for _, c := range []struct{ rules, list, get string }{
+		{`service "trunkline" { policy = "write" }`, "Trunkline's ACL token needs agent:read to learn it", "permission 1 of the intention"},
+		{`service "trunkline" { policy = "write" } agent_prefix "" { policy = "read" }`, "no permission matches, and Consul's default is to deny", "permission 1 of the intention"},
+		{`service "trunkline" { policy = "write", intentions = "deny" }`, `its ACL token needs intentions:read for "trunkline"`, `its ACL token needs intentions:read for "trunkline"`},
+	} {
+		policy, _, err := m.API.ACL().PolicyCreate(&api.ACLPolicy{Name: "p" + strconv.Itoa(len(c.rules)), Rules: c.rules}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, _, err := m.API.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: policy.ID}}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := m.joinWith("trunkline", token.SecretID)
+		web := "spiffe://" + i.TrustDomain() + "/ns/default/dc/dc1/svc/web"
+		authorize(t, i, "trunkline", web)
+		answer := i.Authorize("trunkline", web, "01", nil)
+		for path, says := range map[string]string{"/pkg.Shop/Get": c.get, "/pkg.Shop/List": c.list} {
+			yes, why := answer(func(name string) (string, bool) { return path, name == ":path" })
+			if !strings.Contains(why, says) || yes != strings.HasPrefix(says, "permission 1") {
+				t.Errorf("%s, %s: %v, %s", c.rules, path, yes, why)
+			}
+		}
 	}
 }

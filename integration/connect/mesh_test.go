@@ -35,9 +35,9 @@ type mesh struct {
 	t *testing.T
 }
 
-func startMesh(t *testing.T) *mesh {
+func startMesh(t *testing.T, more ...string) *mesh {
 	t.Helper()
-	m := &mesh{harness.StartConsul(t), t}
+	m := &mesh{harness.StartConsul(t, more...), t}
 	harness.Eventually(t, 30*time.Second, "Consul's certificate authority", func() bool {
 		_, err := m.roots()
 		return err == nil

@@ -18,8 +18,8 @@ type Consul struct {
 	argv []string
 }
 
-// StartConsul starts an agent and waits until it has a leader.
-func StartConsul(t testing.TB) *Consul {
+// StartConsul starts an agent, with more arguments, and waits until it has a leader.
+func StartConsul(t testing.TB, more ...string) *Consul {
 	t.Helper()
 	http := FreeAddr(t)
 	_, port, _ := net.SplitHostPort(http)
@@ -32,6 +32,7 @@ func StartConsul(t testing.TB) *Consul {
 		// disable_update_check: loopback only. raft_multiplier 1: the quickest election.
 		"-hcl=disable_update_check = true", "-hcl=performance { raft_multiplier = 1 }",
 	}
+	c.argv = append(c.argv, more...)
 	api, err := consul.NewClient(&consul.Config{Address: c.URL})
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@
 // rotation certificates of both are about. While the agent does not answer, what it said last holds on.
 //
 // Intentions are asked of the agent (/v1/agent/connect/authorize), which judges by services only: where it says that an intention with
-// permissions (layer 7) applies, these are read from the destination's configuration (/v1/config/service-intentions/<service>) and judged here for
+// permissions (layer 7) applies, these are read from the destination's configuration (/v1/config/service-intentions/<service>, every two seconds at most) and judged here for
 // each call, by its path, method and metadata, as Consul has Envoy do it. What a call may do that no permission matches is the agent's default
 // (/v1/agent/self). What cannot be judged here refuses, and says so: permissions that are not understood, tokens (JWT), sameness groups.
 // The answer about a pair of services is asked for

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -112,6 +113,7 @@ type fakeAgent struct {
 	texts     map[string]string // by path: JSON; for others as for the services' intentions there is nothing
 	changed   chan struct{}     // closed at each change
 	trouble   map[string]int    // by path: an HTTP status, or hang
+	denial    string            // what it says of such a status
 	asked     map[string]int    // by path
 	indexes   map[string][]string
 	inFlight  int // questions about intentions
@@ -319,7 +321,7 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		return
 	case code != 0:
-		http.Error(w, "Permission denied or worse", code)
+		http.Error(w, cmp.Or(f.denial, "Permission denied or worse"), code)
 		return
 	}
 	w.Header().Set("X-Consul-Index", strconv.FormatUint(f.index, 10))

@@ -253,7 +253,7 @@ func (a *answer) unknown(err error) *verdict {
 	var code api.StatusError
 	if errors.As(err, &code) && code.Code == http.StatusForbidden {
 		why = fmt.Sprintf("Consul's agent does not tell Trunkline; its ACL token needs service:write for %q", a.target)
-		if errors.Is(err, errEntry) {
+		if errors.Is(err, errEntry) || strings.Contains(code.Body, "'intention:read'") { // the agent reads them for its answer, too
 			why = fmt.Sprintf("Consul does not show Trunkline the intentions; its ACL token needs intentions:read for %q, "+
 				"which service:read is unless its policy says otherwise", a.target)
 		}

@@ -171,6 +171,14 @@ func TestWithoutTheRightToReadThemPermissionsRefuse(t *testing.T) {
 		after(5 * time.Second)
 		s.must(true, "permission 1", "/pkg.Shop/Get")
 	})
+	// An agent that needs the right for its own answer.
+	tell(t, func(s *story) {
+		s.agent.denial = `Permission denied: token with AccessorID '1' lacks permission 'intention:read' on "trunkline"`
+		s.agent.fails(authorizePath, http.StatusForbidden)
+		s.start()
+		after(time.Second)
+		s.must(false, `its ACL token needs intentions:read for "trunkline", which service:read is`, "/pkg.Shop/Get")
+	})
 }
 
 // While the agent, or only Consul's servers behind it, are away, permissions are what they were; an action that has become
