@@ -10,7 +10,7 @@ import (
 // Abuse is what one connection may do that leads to nothing, per second, beside what its useful work brings along. A peer that
 // does more is told so (GOAWAY with ENHANCE_YOUR_CALM and a sentence) and the connection ends. 0: no limit.
 //
-// Each limit is a purse. It begins with what is free (1000 resets, 5000 idle frames, 5000 refused calls), and fills by the
+// Each limit is a purse. It begins with what is free (1000 resets, 5000 idle frames, 1000 refused calls), and fills by the
 // limit's rate to that amount again. Useful work earns more:
 //
 //   - A call that we ended earns two resets: chance must not trip who gives up every second call.
@@ -63,7 +63,7 @@ const (
 
 // free is what a purse of each kind begins with, and most is what earnings may bring it at once. Read-only.
 var (
-	free = [kinds]float64{resets: 1000, idle: 5000, refused: 5000}
+	free = [kinds]float64{resets: 1000, idle: 5000, refused: 1000}
 	most = [kinds]float64{resets: 10_000, idle: 200_000, refused: 5000}
 )
 
@@ -108,6 +108,18 @@ func (c *Conn) fill(k kind) bool {
 	p.left += min(free[k], float64(c.env.Now-p.at)/1e9*c.cfg.Abuse.rate(k)) + min(most[k], float64(p.earned))
 	p.at, p.earned = c.env.Now, 0
 	return p.left >= 0
+}
+
+// Wasteful says whether the peer has spent a thirty-second of what is free, and not earned it back: it may be about to be cut off.
+func (c *Conn) Wasteful() bool {
+	for k := range kinds {
+		p := &c.purse[k]
+		gained := float64(c.env.Now-p.at)/1e9*c.cfg.Abuse.rate(k) + float64(p.earned)
+		if p.left+gained < free[k]*31/32 {
+			return true
+		}
+	}
+	return false
 }
 
 // idleFrame counts frames that carry nothing.

@@ -405,3 +405,37 @@ func BenchmarkExpiredOfAnIdleConnection(b *testing.B) {
 		}
 	}
 }
+
+// Who has spent a little of what is free, and earned nothing, may be read less often; who works, may not.
+func TestWhoWastesIsWastefulUntilItEarnsOrWaits(t *testing.T) {
+	x := newScript(t, strict())
+	x.send()
+	ping := func(n int) {
+		for range n {
+			x.in = append(h2.AppendHeader(x.in, 8, h2.Ping, 0, 0), make([]byte, 8)...)
+		}
+		x.send()
+	}
+	steps := []struct {
+		name string
+		do   func()
+		want bool
+	}{
+		{"it has done nothing", func() {}, false},
+		{"it sends a few PINGs", func() { ping(150) }, false},
+		{"it sends some more", func() { ping(10) }, true},
+		{"it waits for a second", func() { x.env.Now += int64(time.Second) }, false},
+		{"it sends many", func() { ping(1000) }, true},
+		{"it makes calls", func() {
+			for range 100 {
+				x.headers(true)
+				x.send()
+			}
+		}, false},
+	}
+	for _, s := range steps {
+		if s.do(); x.c.Wasteful() != s.want {
+			t.Errorf("%s: wasteful is %v", s.name, !s.want)
+		}
+	}
+}

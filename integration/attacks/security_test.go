@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write this run's figures, and the table
 const (
 	resetBudget   = "`limits.abuse.resetsPerSecond` (100; the first 1000 are free)"
 	idleBudget    = "`limits.abuse.idleFramesPerSecond` (500; the first 5000 are free)"
-	refusedBudget = "`limits.abuse.refusedPerSecond` (1000; the first 5000 are free)"
+	refusedBudget = "`limits.abuse.refusedPerSecond` (1000; the first 1000 are free)"
 	blockLimit    = "`limits.maxHeaderBytes` (256 KiB) bounds a block as it comes, in bytes and in frames"
 	prefaceLimit  = "`limits.prefaceTimeout` (10s)"
 	frameLimit    = "`limits.frameTimeout` (30s)"

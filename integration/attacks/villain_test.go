@@ -250,6 +250,7 @@ func (v *villain) read() {
 				v.told = time.Now()
 				v.goaway = fr.ErrCode.String() + ": " + string(fr.DebugData())
 				close(v.over)
+				_ = v.nc.SetWriteDeadline(v.told) // what is stuck in a write comes back
 			}
 		case *http2.RSTStreamFrame:
 			if fr.ErrCode != http2.ErrCodeNo { // else it follows an answer

@@ -58,17 +58,10 @@ func newRaw(nc net.Conn) *raw {
 	return r
 }
 
-// turns is how many full chunks one connection may bring before others get the processor, and turnTime after how long of that
-// they do in any case: there are chunks that cost a hundred times what others do.
-const (
-	turns    = 4
-	turnTime = int64(500 * time.Microsecond)
-)
-
-func (r *raw) read(c *Conn) error { return r.each(func() (bool, error) { return r.turn(c) }) }
+func (r *raw) read(c *Conn) error { return r.each(c, func() (bool, error) { return r.turn(c) }) }
 
 // each has turn called whenever there may be something to read, until it returns an error.
-func (r *raw) each(turn func() (done bool, err error)) error {
+func (r *raw) each(c *Conn, turn func() (done bool, err error)) error {
 	var end error
 	for end == nil {
 		err := r.rc.Read(func(uintptr) (done bool) {
@@ -78,7 +71,11 @@ func (r *raw) each(turn func() (done bool, err error)) error {
 		if end == nil && err != nil {
 			end = err
 		}
-		runtime.Gosched() // it had its turns
+		if c.wasteful {
+			time.Sleep(pause)
+		} else {
+			runtime.Gosched() // it had its turns
+		}
 	}
 	return end
 }
@@ -87,39 +84,35 @@ func (r *raw) each(turn func() (done bool, err error)) error {
 func (r *raw) turn(c *Conn) (done bool, err error) {
 	// To EAGAIN: waiting after a short read could miss a FIN that came with the data.
 	began := int64(0)
-	for range turns {
+	for i := range turns {
 		c.Shard.Lock()
 		if c.gone {
 			c.Shard.Unlock()
 			return true, errClosed
 		}
+		if c.drained > maxDrain {
+			c.Shard.Unlock()
+			return false, nil // Close ends the wait
+		}
 		chunk := c.Shard.ReadBuffer()
 		k := copy(chunk, c.rest)
-		if c.Chunk > 0 {
-			chunk = chunk[:k+c.Chunk]
-		}
-		n, err := r.take(chunk[k:])
+		room := c.room()
+		n, err := r.take(chunk[k : k+room])
 		if n <= 0 {
 			c.Shard.Unlock()
 			return err != nil, err
 		}
 		late := c.tooLong(&began)
 		c.feed(chunk[:k+n])
+		c.judge(n, room)
+		late = late || i == turns-1
+		c.wasteful = late && c.Sess.Wasteful()
 		c.Shard.LeaveBatch()
 		if late {
 			break
 		}
 	}
 	return true, nil
-}
-
-// tooLong begins a batch, and says whether it is to be the last of the connection's turn, which began then.
-func (c *Conn) tooLong(began *int64) bool {
-	c.Shard.Tick()
-	if *began == 0 {
-		*began = c.Shard.Now()
-	}
-	return c.Shard.Now()-*began > turnTime
 }
 
 // take reads what is there: nothing and no error if that is nothing.

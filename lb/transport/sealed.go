@@ -34,23 +34,26 @@ func newSealed(c *Conn, r *raw, t *Secured) *sealed {
 	return &sealed{c: c, raw: r, tls: t.tls, wire: t.wire, explain: t.Explain, fresh: true}
 }
 
-func (s *sealed) read(c *Conn) error { return s.each(func() (bool, error) { return s.turn(c) }) }
+func (s *sealed) read(c *Conn) error { return s.each(c, func() (bool, error) { return s.turn(c) }) }
 
 // turn is raw's, with decryption between the socket and the session.
 func (s *sealed) turn(c *Conn) (done bool, err error) {
 	began := int64(0)
-	for range turns {
+	for i := range turns {
 		c.Shard.Lock()
 		if c.gone {
 			c.Shard.Unlock()
 			return true, errClosed
 		}
+		if c.drained > maxDrain {
+			c.Shard.Unlock()
+			return false, nil
+		}
+		n, room := 0, c.room()
 		if !s.fresh {
-			p := c.Shard.SealedBuffer()
-			if c.Chunk > 0 {
-				p = p[:c.Chunk]
-			}
-			n, err := s.take(p)
+			p := c.Shard.SealedBuffer()[:room]
+			var err error
+			n, err = s.take(p)
 			if n <= 0 {
 				c.Shard.Unlock()
 				return err != nil, err
@@ -61,6 +64,9 @@ func (s *sealed) turn(c *Conn) (done bool, err error) {
 		late := c.tooLong(&began)
 		err = s.unseal(c)
 		s.wire.in = nil
+		c.judge(n, room)
+		late = late || i == turns-1
+		c.wasteful = late && c.Sess.Wasteful()
 		c.Shard.LeaveBatch()
 		if err != nil {
 			return true, err

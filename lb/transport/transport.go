@@ -48,12 +48,15 @@ type Conn struct {
 	ID uint64
 	// Since is when the connection began, LastRead when bytes last came; in the shard's time.
 	Since, LastRead int64
-	// Chunk is how many bytes are read at once, beside what is kept of the last chunk; 0: as many as come. Set once, before Serve.
+	// Chunk is how many bytes are read at once at most, beside what is kept of the last chunk. Set once, before Serve.
 	Chunk int
 	// BytesIn is how many bytes have come.
 	BytesIn uint64
 
 	sock     socket
+	chunk    int    // as many bytes are read at once
+	wasteful bool   // the turn that ended was a wasteful peer's. Owned by the reader
+	drained  int    // bytes that were thrown away
 	first    []byte // what was read before the connection was made; nil once it is parsed
 	rest     []byte // a partial frame; owned, from the shard's buffers
 	gone     bool   // the socket is closed or will be at once
@@ -66,7 +69,7 @@ type Conn struct {
 
 // New makes a connection of a socket (a *Secured for TLS); Serve reads it. Call it inside of the shard.
 func New(s *shard.Shard, nc net.Conn, role session.Role, cfg *session.Config, h session.Handler) *Conn {
-	c := &Conn{Shard: s, Net: nc, ID: s.ConnID(), Since: s.Now(), LastRead: s.Now()}
+	c := &Conn{Shard: s, Net: nc, ID: s.ConnID(), Since: s.Now(), LastRead: s.Now(), Chunk: shard.ReadChunk, chunk: firstChunk}
 	c.sock = newSocket(c, nc)
 	c.linger.Do = func() { c.End(io.ErrClosedPipe) }
 	c.Sess = session.New(&s.Env, role, cfg, h, c)
@@ -96,6 +99,7 @@ func (c *Conn) Before(p []byte) { c.first = p }
 // feed parses p, which is borrowed: what was kept of the last chunk, and what came now.
 func (c *Conn) feed(p []byte) {
 	if c.lame {
+		c.drained += len(p)
 		return
 	}
 	c.LastRead = c.Shard.Now()

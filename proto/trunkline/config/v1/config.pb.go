@@ -3153,7 +3153,7 @@ type Abuse struct {
 	// 5000 are free. 0: no limit. Default: 500.
 	IdleFramesPerSecond *uint32 `protobuf:"varint,2,opt,name=idle_frames_per_second,json=idleFramesPerSecond,proto3,oneof" json:"idle_frames_per_second,omitempty"`
 	// Calls per second that break a rule which is always checked (metadata too large, no such method ...), beside one for each
-	// that does not. The first 5000 are free. 0: no limit. Default: 1000.
+	// that does not. The first 1000 are free. 0: no limit. Default: 1000.
 	RefusedPerSecond *uint32 `protobuf:"varint,3,opt,name=refused_per_second,json=refusedPerSecond,proto3,oneof" json:"refused_per_second,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
