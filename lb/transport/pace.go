@@ -3,16 +3,15 @@ package transport
 import "time"
 
 // What a chunk costs depends on what is in it: small frames cost a hundred times what bulk data do, and meanwhile all other connections of
-// the shard wait. So a connection begins with small chunks; those that fill up get larger, those that take long smaller.
+// the shard wait. So a connection begins with the smallest chunks; those that fill up get larger, those that take long smaller.
 const (
-	firstChunk = 8 << 10
-	leastChunk = 4 << 10
-	chunkTime  = int64(200 * time.Microsecond)
+	leastChunk = 8 << 10
+	chunkTime  = int64(time.Millisecond)
 
 	// turns is how many chunks one connection may bring before others get the processor, and turnTime after how long of that they do
 	// in any case.
 	turns    = 4
-	turnTime = int64(250 * time.Microsecond)
+	turnTime = int64(500 * time.Microsecond)
 
 	// pause is how long a wasteful connection waits after its turn. Yielding would not do: as long as some goroutine is ready to run, Go's
 	// scheduler asks only every 10 ms which other sockets have something to read.

@@ -14,7 +14,7 @@ import (
 func TestChunksGrowWhileTheyAreCheapAndShrinkWhenTheyAreDear(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := shard.New(0, time.Now(), 1)
-		c := &Conn{Shard: s, Chunk: shard.ReadChunk, chunk: firstChunk}
+		c := &Conn{Shard: s, Chunk: shard.ReadChunk, chunk: leastChunk}
 		came := func(n int, took time.Duration) int {
 			s.Lock()
 			defer s.Unlock()
@@ -28,12 +28,12 @@ func TestChunksGrowWhileTheyAreCheapAndShrinkWhenTheyAreDear(t *testing.T) {
 			took time.Duration
 			want int
 		}{
-			{firstChunk, 50 * time.Microsecond, 2 * firstChunk},
-			{2*firstChunk - 1, 50 * time.Microsecond, 2 * firstChunk}, // there was no more
-			{2 * firstChunk, 150 * time.Microsecond, 2 * firstChunk},
-			{2 * firstChunk, 50 * time.Microsecond, 4 * firstChunk},
-			{4 * firstChunk, 5 * time.Millisecond, 2 * firstChunk},
-			{leastChunk - 1, 5 * time.Millisecond, 2 * firstChunk}, // it was not for its size
+			{leastChunk, 400 * time.Microsecond, 2 * leastChunk},
+			{2*leastChunk - 1, 400 * time.Microsecond, 2 * leastChunk}, // there was no more
+			{2 * leastChunk, 800 * time.Microsecond, 2 * leastChunk},
+			{2 * leastChunk, 400 * time.Microsecond, 4 * leastChunk},
+			{4 * leastChunk, 5 * time.Millisecond, 2 * leastChunk},
+			{leastChunk - 1, 5 * time.Millisecond, 2 * leastChunk}, // it was not for its size
 			{leastChunk, 5 * time.Millisecond, leastChunk},
 			{leastChunk, 5 * time.Millisecond, leastChunk},
 		} {
@@ -47,8 +47,8 @@ func TestChunksGrowWhileTheyAreCheapAndShrinkWhenTheyAreDear(t *testing.T) {
 		if got := c.room(); got != shard.ReadChunk {
 			t.Errorf("cheap chunks grew to %d, want %d", got, shard.ReadChunk)
 		}
-		c.Chunk = firstChunk
-		if got := came(firstChunk, 0); got != firstChunk {
+		c.Chunk = leastChunk
+		if got := came(leastChunk, 0); got != leastChunk {
 			t.Errorf("grew to %d above the connection's own bound", got)
 		}
 	})

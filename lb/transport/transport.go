@@ -69,7 +69,7 @@ type Conn struct {
 
 // New makes a connection of a socket (a *Secured for TLS); Serve reads it. Call it inside of the shard.
 func New(s *shard.Shard, nc net.Conn, role session.Role, cfg *session.Config, h session.Handler) *Conn {
-	c := &Conn{Shard: s, Net: nc, ID: s.ConnID(), Since: s.Now(), LastRead: s.Now(), Chunk: shard.ReadChunk, chunk: firstChunk}
+	c := &Conn{Shard: s, Net: nc, ID: s.ConnID(), Since: s.Now(), LastRead: s.Now(), Chunk: shard.ReadChunk, chunk: leastChunk}
 	c.sock = newSocket(c, nc)
 	c.linger.Do = func() { c.End(io.ErrClosedPipe) }
 	c.Sess = session.New(&s.Env, role, cfg, h, c)
