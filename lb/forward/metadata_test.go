@@ -5,9 +5,11 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
 	"github.com/trunkline/trunkline/lb/gate"
+	"github.com/trunkline/trunkline/lb/shard"
 	"github.com/trunkline/trunkline/policy/authn"
 )
 
@@ -120,4 +122,23 @@ func TestRequestTrailersThatWaitAreCountedToo(t *testing.T) {
 		one.ok(1)
 		c.expect(head, "DATA 1 yes", tail)
 	})
+}
+
+// The header table lets a client say a long field five hundred times in as many bytes.
+func TestFieldsOfOneNameAreJoinedForWhatTheyAreLong(t *testing.T) {
+	s := shard.New(0, time.Now(), 1)
+	c := &Call{}
+	long := s.Env.Interner.Intern("token", strings.Repeat("t", 470))
+	for range 500 {
+		c.req = append(c.req, long)
+	}
+	want := strings.TrimSuffix(strings.Repeat(long.Value+",", 500), ",")
+	made := testing.AllocsPerRun(3, func() {
+		if value, there := c.whole("token"); !there || value != want {
+			t.Fatalf("%d bytes", len(value))
+		}
+	})
+	if made > 2 {
+		t.Errorf("it is put together in %v pieces", made)
+	}
 }
