@@ -30,6 +30,7 @@ type permission struct {
 	jwt     bool   // it asks for a token, too
 	broken  string // why it cannot be judged here; "": it can
 	path    func(path string) bool
+	regex   bool // path is an expression
 	headers []header
 	methods []string
 	granted string // the sentence that says so
@@ -39,8 +40,15 @@ type permission struct {
 type header struct {
 	name, other string // of the field, and by which it goes, too; lower case
 	invert      bool
+	regex       bool // matches is an expression
 	matches     func(value string) bool
 }
+
+// maxRegex is how long a text an expression is asked about, in bytes: it takes up to 100 ns for each, and others wait for it. The header table
+// lets a client say 256 KiB in a few hundred bytes.
+const maxRegex = 8 << 10
+
+const tooLong = "a text of more than 8 KiB would have to be held against its regular expression"
 
 // compile reads permissions once. Nothing of them is left out unseen: what is not known here cannot be judged.
 func compile(list []json.RawMessage, pair, of string, last fallback) *permissions {
@@ -99,7 +107,7 @@ func (p *permission) readPath(from *api.IntentionHTTPPermission) error {
 		if err != nil {
 			return fmt.Errorf("pathRegex: %w", err)
 		}
-		asked, p.path = asked+1, whole
+		asked, p.path, p.regex = asked+1, whole, true
 	}
 	if asked > 1 {
 		return fmt.Errorf("it asks for a path in %d ways", asked)
@@ -138,7 +146,7 @@ func readHeader(from *api.IntentionHTTPHeaderPermission) (header, error) {
 		if err != nil {
 			return h, err
 		}
-		asked, h.matches = asked+1, whole
+		asked, h.matches, h.regex = asked+1, whole, true
 	}
 	if from.Present {
 		asked, h.matches = asked+1, func(string) bool { return true }
@@ -196,10 +204,14 @@ func (p *permissions) judge(field Field) (allowed bool, why string) {
 	}
 	for n := range p.list {
 		one := &p.list[n]
+		match, why := false, one.broken
+		if why == "" {
+			match, why = one.matches(path, field)
+		}
 		switch {
-		case one.broken != "":
-			return false, p.refuse(full, fmt.Sprintf("permission %d cannot be judged here: %s", n+1, one.broken))
-		case !one.matches(path, field):
+		case why != "":
+			return false, p.refuse(full, fmt.Sprintf("permission %d cannot be judged here: %s", n+1, why))
+		case !match:
 			continue
 		case one.jwt:
 			return false, p.refuse(full, fmt.Sprintf("permission %d asks for a JWT, which cannot be judged here: give the permission none, and Trunkline authentication of its own", n+1))
@@ -233,32 +245,38 @@ func (p *permissions) refuse(path, why string) string {
 	return fmt.Sprintf("Consul's intentions do not let %s with the path %q: the intention %s: %s", p.pair, path[:min(len(path), 256)], p.of, why)
 }
 
-// matches says whether a permission is for such a call.
-func (p *permission) matches(path string, field Field) bool {
+// matches says whether a permission is for such a call, or why that cannot be told.
+func (p *permission) matches(path string, field Field) (match bool, why string) {
+	if p.regex && len(path) > maxRegex {
+		return false, tooLong
+	}
 	if p.path != nil && !p.path(path) {
-		return false
+		return false, ""
 	}
 	for i := range p.headers {
-		if !p.headers[i].match(field) {
-			return false
+		if match, why = p.headers[i].match(field); !match {
+			return false, why
 		}
 	}
 	if len(p.methods) == 0 {
-		return true
+		return true, ""
 	}
 	verb, _ := field(":method")
-	return slices.Contains(p.methods, verb)
+	return slices.Contains(p.methods, verb), ""
 }
 
 // match is as in Envoy: of what is not there, no value matches, be it inverted or not
 // (treat_missing_header_as_empty of config.route.v3.HeaderMatcher is not set).
-func (h *header) match(field Field) bool {
+func (h *header) match(field Field) (match bool, why string) {
 	value, there := field(h.name)
 	if !there && h.other != "" {
 		value, there = field(h.other)
 	}
 	if h.matches == nil { // it must not be there
-		return !there
+		return !there, ""
 	}
-	return there && h.matches(value) != h.invert
+	if h.regex && len(value) > maxRegex {
+		return false, tooLong
+	}
+	return there && h.matches(value) != h.invert, ""
 }

@@ -157,6 +157,31 @@ func TestTheFirstPermissionThatMatchesDecides(t *testing.T) {
 	}
 }
 
+// A client of the mesh must not make the shard wait for as much text as metadata can hold.
+func TestALongTextIsNotHeldAgainstARegularExpression(t *testing.T) {
+	const get, reads = "/pkg.Shop/Get", `"Action":"allow","HTTP":{"PathPrefix":"/"}`
+	long := strings.Repeat("g", maxRegex+1)
+	for _, c := range []struct {
+		http    string
+		call    Field
+		allowed bool
+	}{
+		{`"PathRegex":".*admin.*"`, sends("/" + long), false},
+		{`"PathRegex":".*admin.*"`, sends(get + "?" + long), true}, // it is not looked at
+		{`"PathExact":"/admin"`, sends("/" + long), true},
+		{`"Header":[{"Name":"x-a","Regex":".*admin.*"}]`, sends(get, "x-a", long), false},
+		{`"Header":[{"Name":"x-a","Regex":".*g.*","Invert":true}]`, sends(get, "x-a", long), false},
+		{`"Header":[{"Name":"x-a","Regex":".*admin.*"}]`, sends(get, "x-a", long[1:]), true},
+		{`"Header":[{"Name":"x-a","Suffix":"admin"}]`, sends(get, "x-a", long), true},
+		{`"PathPrefix":"/other","Header":[{"Name":"x-a","Regex":".*admin.*"}]`, sends(get, "x-a", long), true}, // it is not for the call anyhow
+	} {
+		allowed, why := permit(denies, `"Action":"deny","HTTP":{`+c.http+`}`, reads).judge(c.call)
+		if allowed != c.allowed || !allowed && !strings.Contains(why, "permission 1 cannot be judged here: a text of more than 8 KiB") {
+			t.Errorf("%s: %v, %s", c.http, allowed, why[:min(len(why), 500)])
+		}
+	}
+}
+
 // It is done for each call, on the shard.
 func TestJudgingACallThatIsAllowedAllocatesNothing(t *testing.T) {
 	p := permit(denies, `"Action":"deny","HTTP":{"PathRegex":"/pkg\\.Admin/.*"}`, `"Action":"allow","HTTP":{"PathPrefix":"/pkg.","Methods":["POST"],"Header":[{"Name":"x-a","Prefix":"go","IgnoreCase":true}]}`)
