@@ -110,25 +110,35 @@ func (c *Client) request(o *owned) *auth.CheckRequest {
 
 func (c *Client) headers(o *owned, path, scheme string) map[string]string {
 	headers := make(map[string]string, len(o.fields)+4)
+	more := map[string][]string{} // all values of what there is several times: joined one by one, 512 fields would be copied a hundred times
 	put := func(name, value string) {
 		if c.wanted != nil && !c.wanted[name] || strings.HasSuffix(name, "-bin") {
 			return
 		}
 		// Bytes that are no UTF-8 cannot be sent, and must not be a way to make a question fail and so pass.
 		name, value = valid(name), valid(value)
-		if before, ok := headers[name]; ok {
-			value = before + "," + value
+		before, ok := headers[name]
+		switch {
+		case !ok:
+			headers[name] = value
+		case more[name] == nil:
+			more[name] = []string{before, value}
+		default:
+			more[name] = append(more[name], value)
 		}
-		headers[name] = value
 	}
 	for _, f := range o.fields {
 		put(f[0], f[1])
 	}
 	for _, f := range o.Set {
 		delete(headers, f[0])
+		delete(more, f[0])
 	}
 	for _, f := range o.Set {
 		put(f[0], f[1])
+	}
+	for name, values := range more {
+		headers[name] = strings.Join(values, ",")
 	}
 	if c.wanted == nil { // Envoy shows them beside the others
 		headers[":method"], headers[":path"], headers[":scheme"], headers[":authority"] = "POST", valid(path), scheme, valid(o.Authority)
