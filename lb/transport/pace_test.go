@@ -103,3 +103,39 @@ func TestAPeerThatGoesOnAfterOurGoodbyeIsSoonNotReadAnyMore(t *testing.T) {
 	})
 	theirs.Close()
 }
+
+// Bytes of a frame that began before the goodbye stand before each chunk.
+func TestWhatIsThrownAwayIsCountedOnce(t *testing.T) {
+	c := &Conn{lame: true, rest: make([]byte, 16000)}
+	for range 3 {
+		c.feed(make([]byte, len(c.rest)+leastChunk))
+	}
+	if c.drained != 3*leastChunk {
+		t.Errorf("of %d bytes that came %d are counted", 3*leastChunk, c.drained)
+	}
+}
+
+func TestAPeerThatGoesOnAfterOurGoodbyeIsSoonNotReadAnyMoreOverTLS(t *testing.T) {
+	ours, theirs, raw := secured(t, 0x0304)
+	v, wait := serve(t, ours, nil)
+	hello(theirs, 1, 100)
+	replies(t, theirs, 1)
+	v.in(v.c.Finish)
+	if _, err := io.Copy(io.Discard, theirs); err != nil {
+		t.Errorf("our side was not closed in order: %v", err)
+	}
+	sent := 0
+	for p := make([]byte, 1<<20); ; {
+		n, err := theirs.Write(p)
+		if sent += n; err != nil {
+			break
+		}
+	}
+	wait()
+	v.in(func() {
+		if v.c.drained <= maxDrain || v.c.drained > maxDrain+2*shard.ReadChunk {
+			t.Errorf("of %d bytes that were sent %d were read, want little more than %d", sent, v.c.drained, maxDrain)
+		}
+	})
+	raw.Close()
+}

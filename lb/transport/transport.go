@@ -99,7 +99,7 @@ func (c *Conn) Before(p []byte) { c.first = p }
 // feed parses p, which is borrowed: what was kept of the last chunk, and what came now.
 func (c *Conn) feed(p []byte) {
 	if c.lame {
-		c.drained += len(p)
+		c.drained += len(p) - len(c.rest)
 		return
 	}
 	c.LastRead = c.Shard.Now()
