@@ -94,6 +94,7 @@ func (c *Conn) Wary() {
 			c.purse[k].left = free[k] / 100
 		}
 	}
+	c.wary = true
 }
 
 // take takes n out of a purse; false: it is empty.
@@ -110,12 +111,16 @@ func (c *Conn) fill(k kind) bool {
 	return p.left >= 0
 }
 
-// Wasteful says whether the peer has spent a thirty-second of what is free, and not earned it back: it may be about to be cut off.
+// Wasteful says whether the peer has spent a thirty-second of what was free for it, and not earned it back: it may be about to be cut off.
 func (c *Conn) Wasteful() bool {
+	enough := 31. / 32
+	if c.wary {
+		enough /= 100
+	}
 	for k := range kinds {
 		p := &c.purse[k]
 		gained := float64(c.env.Now-p.at)/1e9*c.cfg.Abuse.rate(k) + float64(p.earned)
-		if p.left+gained < free[k]*31/32 {
+		if p.left+gained < free[k]*enough {
 			return true
 		}
 	}

@@ -438,4 +438,11 @@ func TestWhoWastesIsWastefulUntilItEarnsOrWaits(t *testing.T) {
 			t.Errorf("%s: wasteful is %v", s.name, !s.want)
 		}
 	}
+	x = newScript(t, strict())
+	if x.c.Wary(); x.c.Wasteful() {
+		t.Error("of a wary connection nothing has come, and it is wasteful")
+	}
+	if ping(3); !x.c.Wasteful() {
+		t.Error("a wary connection has sent some PINGs, and is not wasteful")
+	}
 }

@@ -148,6 +148,7 @@ type Conn struct {
 	failed      *h2.ConnError
 
 	purse [kinds]purse // what the peer may waste
+	wary  bool         // it began with a hundredth of what is free
 	due   bool         // said by Due
 
 	budget  *Budget // of the client; nil for upstream connections

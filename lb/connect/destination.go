@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -22,10 +23,10 @@ const (
 // destination is what Consul's configuration says of the calls to one service: its entry service-intentions. The endpoint
 // /v1/connect/intentions/match says the same, but api.Intention leaves out that a token is asked for.
 type destination struct {
-	turn  chan struct{} // held while it is asked for, so that all who want it wait for one question. set once
-	asked time.Time     // guarded by turn; when it was asked for last
-	last  *entry        // guarded by turn; nil: never read
-	err   error         // guarded by turn; of the last question
+	turn  chan struct{}         // held while it is asked for, so that all who want it wait for one question. set once
+	asked time.Time             // guarded by turn; when it was asked for last
+	last  atomic.Pointer[entry] // atomic; nil: never read
+	err   error                 // guarded by turn; of the last question
 }
 
 // entry is as Consul has it. Immutable.
@@ -61,10 +62,10 @@ func (d *destination) read(ctx context.Context, client *api.Client, name string,
 	case d.turn <- struct{}{}:
 		defer func() { <-d.turn }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return d.last.Load(), ctx.Err()
 	}
 	if !anew && time.Since(d.asked) < entryFor {
-		return d.last, d.err
+		return d.last.Load(), d.err
 	}
 	var e entry
 	_, err := client.Raw().Query("/v1/config/"+api.ServiceIntentions+"/"+name, &e, (&api.QueryOptions{}).WithContext(ctx))
@@ -74,11 +75,12 @@ func (d *destination) read(ctx context.Context, client *api.Client, name string,
 	}
 	if d.asked = time.Now(); err != nil {
 		d.err = fmt.Errorf("%w: %w", errEntry, err)
-		return d.last, d.err
+		return d.last.Load(), d.err
 	}
 	slices.SortStableFunc(e.Sources, func(a, b source) int { return cmp.Compare(b.Precedence, a.Precedence) })
-	d.last, d.err = &e, nil
-	return d.last, nil
+	d.last.Store(&e)
+	d.err = nil
+	return &e, nil
 }
 
 // choose is the intention that applies to the caller, nil if none does. The error says why that cannot be told.

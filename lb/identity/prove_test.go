@@ -292,3 +292,15 @@ func BenchmarkProveKey(b *testing.B) {
 		a.Prove(field, nil, now, nil)
 	}
 }
+
+// The shard would wait for so long a token's digest; its refusal is told at once, and not remembered.
+func TestATokenThatIsTooLongIsRefusedAtOnce(t *testing.T) {
+	g := newGroup(t.Context(), nil, "authorization")
+	p := g.known(strings.Repeat("a", authn.MaxToken+1), time.Now())
+	if p == nil || p.Refused == nil || p.Refused.Reason != "TOKEN_MALFORMED" || !strings.Contains(p.Refused.Message, "more than 16384") {
+		t.Errorf("%+v", p)
+	}
+	if p := g.known(strings.Repeat("a", authn.MaxToken), time.Now()); p != nil {
+		t.Errorf("of a token that nobody has judged is known: %+v", p.Refused)
+	}
+}
