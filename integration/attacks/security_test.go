@@ -14,7 +14,7 @@ import (
 	"github.com/trunkline/trunkline/integration/harness"
 )
 
-var update = flag.Bool("update", false, "write this run's figures, and the table's words, into SECURITY.md")
+var update = flag.Bool("update", false, "make long attacks, and write their figures, and the table's words, into SECURITY.md")
 
 // Defences that several attacks meet, with their keys and defaults.
 const (
@@ -98,11 +98,18 @@ func (f *table) write(t *testing.T) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s%s\n\n", before, tableBegins)
 	others := 0.0
+	var above []string
 	for _, r := range f.rows {
 		others += r.strangers / float64(len(f.rows))
+		if r.slow() > slower {
+			above = append(above, "`"+r.attack.name+"`")
+		}
 	}
 	fmt.Fprintf(&b, "Measured on %s, %d attacks on a machine of %d cores (%s) of which others took %.0f%%, with %s.\n\n",
 		time.Now().Format("2 January 2006"), len(f.rows), runtime.NumCPU(), model(), max(0, 100*others), runtime.Version())
+	if len(above) > 0 {
+		fmt.Fprintf(&b, "Above %d times: %s.\n\n", slower, strings.Join(above, ", "))
+	}
 	b.WriteString("| Test | Attack | Defence (default) | Failed calls | p99 without, with | Memory | Connections, by GOAWAY, otherwise |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, a := range attacks() {
 		_, figures, _ := strings.Cut(old[a.name], a.words())
