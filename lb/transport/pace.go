@@ -18,8 +18,9 @@ const (
 	pause = 4 * time.Millisecond
 
 	// maxDrain is how much is read, and thrown away, of a peer that was told why its connection ends: what may have been on its way. Then
-	// it is left to the kernel's buffers, which make a peer that goes on sending wait.
+	// it is left to the kernel's buffers, which make a peer that goes on sending wait, and the connection ends after hurry.
 	maxDrain = 1 << 20
+	hurry    = 250 * time.Millisecond
 )
 
 // judge sets the size of the next chunk after one for which there was room, of which n bytes came; they have just been parsed. Where n is

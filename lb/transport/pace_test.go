@@ -88,7 +88,7 @@ func TestAPeerThatGoesOnAfterOurGoodbyeIsSoonNotReadAnyMore(t *testing.T) {
 	if _, err := io.Copy(io.Discard, theirs); err != nil {
 		t.Errorf("our side was not closed in order: %v", err)
 	}
-	sent := 0
+	sent, began := 0, time.Now()
 	for p := make([]byte, 1<<20); ; {
 		n, err := theirs.Write(p)
 		if sent += n; err != nil {
@@ -96,6 +96,9 @@ func TestAPeerThatGoesOnAfterOurGoodbyeIsSoonNotReadAnyMore(t *testing.T) {
 		}
 	}
 	wait()
+	if d := time.Since(began); d < hurry {
+		t.Errorf("the connection was closed after %v: what we said may not have been read", d)
+	}
 	v.in(func() {
 		if v.c.drained <= maxDrain || v.c.drained > maxDrain+shard.ReadChunk {
 			t.Errorf("of %d bytes that were sent %d were read, want little more than %d", sent, v.c.drained, maxDrain)
@@ -124,7 +127,7 @@ func TestAPeerThatGoesOnAfterOurGoodbyeIsSoonNotReadAnyMoreOverTLS(t *testing.T)
 	if _, err := io.Copy(io.Discard, theirs); err != nil {
 		t.Errorf("our side was not closed in order: %v", err)
 	}
-	sent := 0
+	sent, began := 0, time.Now()
 	for p := make([]byte, 1<<20); ; {
 		n, err := theirs.Write(p)
 		if sent += n; err != nil {
@@ -132,6 +135,9 @@ func TestAPeerThatGoesOnAfterOurGoodbyeIsSoonNotReadAnyMoreOverTLS(t *testing.T)
 		}
 	}
 	wait()
+	if d := time.Since(began); d < hurry {
+		t.Errorf("the connection was closed after %v: what we said may not have been read", d)
+	}
 	v.in(func() {
 		if v.c.drained <= maxDrain || v.c.drained > maxDrain+2*shard.ReadChunk {
 			t.Errorf("of %d bytes that were sent %d were read, want little more than %d", sent, v.c.drained, maxDrain)

@@ -99,7 +99,10 @@ func (c *Conn) Before(p []byte) { c.first = p }
 // feed parses p, which is borrowed: what was kept of the last chunk, and what came now.
 func (c *Conn) feed(p []byte) {
 	if c.lame {
-		c.drained += len(p) - len(c.rest)
+		before := c.drained
+		if c.drained += len(p) - len(c.rest); before <= maxDrain && c.drained > maxDrain && !c.gone {
+			c.Shard.Timer.Set(&c.linger, c.Shard.Now()+int64(hurry))
+		}
 		return
 	}
 	c.LastRead = c.Shard.Now()
