@@ -37,6 +37,14 @@ func (c *Conn) judge(n, room int) {
 	}
 }
 
+// ends judges a chunk as judge does, the turn's i-th, and says whether the turn ends with it: it was late, or the last that may be.
+func (c *Conn) ends(i, n, room int, late bool) bool {
+	c.judge(n, room)
+	late = late || i == turns-1
+	c.wasteful = late && c.Sess.Wasteful()
+	return late
+}
+
 // room is how many bytes may be read at once.
 func (c *Conn) room() int { return min(c.chunk, c.Chunk) }
 

@@ -104,9 +104,7 @@ func (r *raw) turn(c *Conn) (done bool, err error) {
 		}
 		late := c.tooLong(&began)
 		c.feed(chunk[:k+n])
-		c.judge(n, room)
-		late = late || i == turns-1
-		c.wasteful = late && c.Sess.Wasteful()
+		late = c.ends(i, n, room, late)
 		c.Shard.LeaveBatch()
 		if late {
 			break

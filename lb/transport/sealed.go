@@ -64,9 +64,7 @@ func (s *sealed) turn(c *Conn) (done bool, err error) {
 		late := c.tooLong(&began)
 		err = s.unseal(c)
 		s.wire.in = nil
-		c.judge(n, room)
-		late = late || i == turns-1
-		c.wasteful = late && c.Sess.Wasteful()
+		late = c.ends(i, n, room, late)
 		c.Shard.LeaveBatch()
 		if err != nil {
 			return true, err
