@@ -181,7 +181,7 @@ func (a *attack) run(t *testing.T, backend *backend, again *allowance) row {
 		if r.strangers <= busy {
 			judged++
 		}
-		t.Logf("try %d: p99 %v without the attack, %v under attack; strangers had %.0f%% of the machine", try, r.before, r.under, 100*r.strangers)
+		t.Logf("try %d: p99 %v without the attack, %v under attack; strangers had %.0f%% of the machine; %s", try, r.before, r.under, 100*r.strangers, r.spells)
 		if try == tries || !again.left() {
 			break
 		}
@@ -190,7 +190,7 @@ func (a *attack) run(t *testing.T, backend *backend, again *allowance) row {
 		}
 		awaitQuiet(5 * time.Second)
 	}
-	t.Logf("%s\n%v", &r, r.seen)
+	t.Logf("%s\n%v\n  %s", &r, r.seen, r.spells)
 	switch {
 	case harness.Race || r.slow() <= slower:
 	case judged == 0:
@@ -249,7 +249,7 @@ limits: { %s }
 	load := beginLoad(old, young, a.lasts/2)
 	code, stdout, stderr := harness.Run(t, a.lasts+30*time.Second, []string{orderKey + "=" + string(text)}, me)
 	under := load.stop()
-	r := row{attack: a, before: before.p99(), under: under.p99(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: trunkline.PeakRSS(t), seen: &seen{}, cpu: cpu(trunkline.Pid()) - spent}
+	r := row{attack: a, before: before.p99(), under: under.p99(), spells: under.spells(), calls: before.calls() + under.calls(), failed: before.failed() + under.failed(), peak: trunkline.PeakRSS(t), seen: &seen{}, cpu: cpu(trunkline.Pid()) - spent}
 	r.strangers = spending(trunkline.Pid(), backend.pid).strangers(began)
 	if code != 0 {
 		t.Fatalf("the attacker ended with status %d:\n%s", code, stderr)
@@ -322,6 +322,7 @@ type row struct {
 	attack        *attack
 	calls, failed int
 	before, under time.Duration // p99
+	spells        string        // when calls under attack were slow
 	peak          int64
 	cpu           time.Duration // of the product, during the attack
 	strangers     float64       // share of the machine

@@ -1,9 +1,11 @@
 package attacks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +20,13 @@ type load struct {
 
 	mu     sync.Mutex
 	took   []time.Duration // guarded by mu; each from when its call was made
+	slow   []slowCall      // guarded by mu
 	errors []string        // guarded by mu
+}
+
+// slowCall is a call that took longer than the floor.
+type slowCall struct {
+	at, took time.Duration // at is since the load began
 }
 
 // beginLoad begins calls on one connection and, after a while, every second one on another, which has perhaps still to be made.
@@ -55,6 +63,9 @@ func (l *load) call(cc *grpc.ClientConn, n int, began time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.took = append(l.took, took)
+	if took > floor {
+		l.slow = append(l.slow, slowCall{at: at.Sub(began), took: took})
+	}
 	if err != nil {
 		l.errors = append(l.errors, fmt.Sprintf("call %d, after %v: %v", n, at.Sub(began).Round(time.Millisecond), err))
 	}
@@ -91,4 +102,19 @@ func (l *load) p99() time.Duration {
 		return 0
 	}
 	return l.took[len(l.took)*99/100]
+}
+
+// spells tells when calls were slow, and how slow the slowest was: a burst at the beginning is another defect than a listener that is slow all the time.
+func (l *load) spells() string {
+	slices.SortFunc(l.slow, func(a, b slowCall) int { return cmp.Compare(a.at, b.at) })
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d calls above %v", len(l.slow), len(l.took), floor)
+	for i := 0; i < len(l.slow); {
+		from, to, worst, n := l.slow[i].at, l.slow[i].at, time.Duration(0), 0
+		for ; i < len(l.slow) && l.slow[i].at-to < 50*time.Millisecond; i++ {
+			to, worst, n = l.slow[i].at, max(worst, l.slow[i].took), n+1
+		}
+		fmt.Fprintf(&b, "; %d made at %d to %d ms, at most %s", n, from.Milliseconds(), to.Milliseconds(), ms(worst))
+	}
+	return b.String()
 }
