@@ -119,6 +119,9 @@ func (c *Conn) Wasteful() bool {
 	}
 	for k := range kinds {
 		p := &c.purse[k]
+		if p.left >= free[k]*enough {
+			continue
+		}
 		gained := float64(c.env.Now-p.at)/1e9*c.cfg.Abuse.rate(k) + float64(p.earned)
 		if p.left+gained < free[k]*enough {
 			return true

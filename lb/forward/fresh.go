@@ -39,6 +39,14 @@ const (
 	startLess   = 5
 )
 
+// Of a client that wastes (see session.Conn.Wasteful: most of its calls are refused) only wastefulTurn calls begin, and then none for
+// wastefulWait: a refusal costs as much as a call, with its answer, its record and its line in the log, and a thousand of them in a row would
+// be felt by everybody else.
+const (
+	wastefulTurn = 4
+	wastefulWait = int64(4 * time.Millisecond)
+)
+
 // How much request data, in bytes, has a fresh call begin without waiting for its turn.
 const (
 	largeBody  = 2 << 10 // of one frame: copying it would cost more than a look at what comes after it is worth
@@ -51,6 +59,8 @@ type fresh struct {
 	listed   bool   // the client stands in Forwarder.fresh
 	round    uint64 // in which it began calls last
 	begun    int    // how many, in that round
+	few      int    // begun since it was known to waste
+	pause    int64  // until when nothing begins, of a client that wastes
 	bytes    int    // of request data that its calls have brought
 	counted  int    // calls that began and have not ended
 	most     int    // how many of them there may be
@@ -111,7 +121,24 @@ func (d *Down) mayBegin() bool {
 		q.round, q.begun = round, 0
 	}
 	q.begun++
-	return q.begun <= turn
+	return q.begun <= turn && !d.pausing()
+}
+
+// pausing says whether the client has to wait because its calls lead to nothing.
+func (d *Down) pausing() bool {
+	q := &d.fresh
+	switch now := d.f.shard.Now(); {
+	case now < q.pause:
+		return true
+	case !d.Sess.Wasteful():
+		q.few = 0
+		return false
+	default:
+		if q.few++; q.few > wastefulTurn {
+			q.few, q.pause = 0, now+wastefulWait
+		}
+		return now < q.pause
+	}
 }
 
 // begin goes on with a fresh call.
@@ -225,7 +252,7 @@ func (f *Forwarder) beginFresh() {
 		}
 		switch q.listed = false; {
 		case q.first == nil || d.Sess.Failed() != nil:
-		case q.due():
+		case q.due() && q.pause <= f.shard.Now():
 			q.listed = true
 			f.fresh = append(f.fresh, d)
 		case !q.more.Pending():

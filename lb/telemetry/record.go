@@ -111,6 +111,13 @@ type lane struct {
 	done     chan struct{} // closed when the goroutine has ended
 }
 
+// A lane that has handled leisure records in a row rests for rest, as long as its queue is no more than half full: nobody waits for
+// it, while the calls of that moment, in a burst, do wait for the processor.
+const (
+	leisure = 32
+	rest    = time.Millisecond
+)
+
 // newLane returns a queue whose records go to handle, one after the other; idle, if it is not nil, is called when none is left for now.
 func newLane(size int, handle func(*CallRecord), idle func()) *lane {
 	l := &lane{queue: make(chan *CallRecord, size), stopping: make(chan struct{}), done: make(chan struct{})}
@@ -124,11 +131,18 @@ func newLane(size int, handle func(*CallRecord), idle func()) *lane {
 func (l *lane) run(handle func(*CallRecord), idle func()) {
 	defer close(l.done)
 	defer idle()
-	for {
+	for row := 0; ; {
 		select {
 		case rec := <-l.queue:
-			if handle(rec); len(l.queue) == 0 {
+			handle(rec)
+			row++
+			switch n := len(l.queue); {
+			case n == 0:
+				row = 0
 				idle()
+			case row >= leisure && n <= cap(l.queue)/2:
+				row = 0
+				time.Sleep(rest)
 			}
 		case <-l.stopping:
 			for {
