@@ -57,7 +57,7 @@ func (s *Server) observeEdge(g *telemetry.Gauges) {
 		resumed := c.Resumed.Load() // before Handshakes, which is never less
 		g.Listeners = append(g.Listeners, telemetry.ListenerGauges{Listener: l.Addr().String(), Accepted: c.Accepted.Load(), Crowded: c.Crowded.Load(),
 			CrowdedAddress: c.CrowdedAddress.Load(), BadProxyHeader: c.BadProxyHeader.Load(), Handshakes: c.Handshakes.Load(), Resumed: resumed,
-			BadHandshakes: c.BadHandshakes.Load(), Offenders: c.Offenders.Load(), Cut: cut})
+			BadHandshakes: c.BadHandshakes.Load(), Offenders: c.Offenders.Load(), Unused: c.Unused.Load(), Cut: cut})
 	}
 	e := s.edge.Load()
 	if e == nil {

@@ -210,7 +210,7 @@ func listenerSettings(cfg *configv1.Config) *listener.Settings {
 			Abuse: session.Abuse{Resets: float64(l.GetAbuse().GetResetsPerSecond()), Idle: float64(l.GetAbuse().GetIdleFramesPerSecond()),
 				Refused: float64(l.GetAbuse().GetRefusedPerSecond())},
 		},
-		MaxConnections: int(l.GetMaxConnections()), MaxPerAddress: int(l.GetMaxConnectionsPerAddress()), PrefaceTimeout: l.GetPrefaceTimeout().AsDuration(),
+		MaxConnections: int(l.GetMaxConnections()), MaxPerAddress: int(l.GetMaxConnectionsPerAddress()), UnusedPerSecond: float64(l.GetAbuse().GetUnusedConnectionsPerSecond()), PrefaceTimeout: l.GetPrefaceTimeout().AsDuration(),
 	}
 }
 

@@ -22,6 +22,7 @@ const (
 	idleBudget    = "`limits.abuse.idleFramesPerSecond` (500; the first 5000 are free)"
 	refusedBudget = "`limits.abuse.refusedPerSecond` (1000; the first 1000 are free)"
 	blockLimit    = "`limits.maxHeaderBytes` (256 KiB) bounds a block as it comes, in bytes and in frames"
+	unusedLimit   = "`limits.abuse.unusedConnectionsPerSecond` (200 per address; the first 400 are free): the others wait in line; `limits.maxConnectionsPerAddress` (16384)"
 	prefaceLimit  = "`limits.prefaceTimeout` (10s)"
 	frameLimit    = "`limits.frameTimeout` (30s)"
 	holdLimits    = "`limits.stallTimeout` (5m), `limits.bufferBytesPerConnection` (32 MiB), `limits.bufferBytesTotal` (1 GiB)"

@@ -220,7 +220,7 @@ func connectionAttacks() []attack {
 		},
 		{
 			name: "connection_churn", workers: 8, again: 1,
-			defence: "nothing is done for a connection before its first bytes; `limits.maxConnectionsPerAddress` (16384)",
+			defence: unusedLimit,
 			story:   "Connects and leaves, as fast as it can.",
 			ending:  ending{none: true},
 			life: func(v *villain) {

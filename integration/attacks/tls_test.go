@@ -113,7 +113,7 @@ func tlsAttacks() []attack {
 		},
 		{
 			name: "tls_handshake_flood", tls: true, workers: 8, again: 1, ending: ending{none: true}, check: noErrors,
-			defence: "none of its own: handshakes run outside of the engine, so that they keep no call waiting but for the processor; `limits.maxConnectionsPerAddress` (16384)",
+			defence: unusedLimit,
 			story:   "Makes full handshakes, without resumption, as fast as it can.",
 			life: overTLS(func(v *villain) {
 				v.watch()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -246,6 +247,24 @@ func TestAConnectionThatIsEndedSaysWhy(t *testing.T) {
 		err := call(t, dial(t, tr.Listen, secure(ca, "localhost")))
 		t.Log(err)
 		mustSay(t, err, codes.Unavailable, "TOO_MANY_CONNECTIONS", "your address has 2 connections already", "limits.maxConnectionsPerAddress", "carry more calls on each")
+	})
+	t.Run("connections that are made and not used, over and over", func(t *testing.T) {
+		tr := harness.Start(t, config([]string{plain}, b.Addr, "limits: { abuse: { unusedConnectionsPerSecond: 1 } }"))
+		for range 2 + 5 { // two are free, five may wait; a second may pass meanwhile
+			nc, err := net.Dial("tcp", tr.Listen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+		}
+		var err error
+		for range 5 {
+			if err = call(t, harness.Dial(t, tr.Listen)); err != nil {
+				break
+			}
+		}
+		t.Log(err)
+		mustSay(t, err, codes.Unavailable, "TOO_MANY_CONNECTIONS", "your address makes more than 1 connections per second of which no call is answered", "limits.abuse.unusedConnectionsPerSecond", "keep connections, and use them")
 	})
 	t.Run("calls that are given up at once, over and over", func(t *testing.T) {
 		tr := harness.Start(t, config([]string{plain}, b.Addr, "limits: { abuse: { resetsPerSecond: 1 } }"))

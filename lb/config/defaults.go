@@ -70,6 +70,7 @@ func applyDefaults(cfg *configv1.Config, env func(string) string) {
 	opt(&cfg.Limits.Abuse.ResetsPerSecond, 100)
 	opt(&cfg.Limits.Abuse.IdleFramesPerSecond, 500)
 	opt(&cfg.Limits.Abuse.RefusedPerSecond, 1000)
+	opt(&cfg.Limits.Abuse.UnusedConnectionsPerSecond, 200)
 	securityDefaults(cfg, env)
 
 	set(&cfg.Overload)

@@ -105,6 +105,7 @@ func (a *Attempt) commit() {
 			}
 		}
 	}
+	c.d.isUsed()
 	c.dropRequest()
 	if len(a.head) == 0 || c.down == nil {
 		a.dropHeld()

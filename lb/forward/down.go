@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/trunkline/trunkline/codec/grpc"
@@ -29,10 +30,19 @@ type Down struct {
 	peer     string // host:port; "" until somebody asks
 	host     string // without the port; the same
 	onGone   func(abuse string)
+	used     *atomic.Int64 // where the first answer is to be counted; nil: it was, or nowhere
 	draining bool
 	fresh    fresh
 	final    shard.Timer
 	tick     shard.Timer
+}
+
+// isUsed counts the connection's first answer by an endpoint.
+func (d *Down) isUsed() {
+	if u := d.used; u != nil {
+		u.Add(1)
+		d.used = nil
+	}
 }
 
 // tickEvery is how often a connection is looked at for what takes too long.
@@ -46,11 +56,12 @@ const deadlineSlack = 5 * time.Millisecond
 
 // Guest is a client's connection on its way to a shard.
 type Guest struct {
-	Conn    net.Conn    // a *transport.Secured for TLS
-	Address net.Addr    // where it comes from, if that is not Conn's address
-	Peer    *authn.Peer // what the handshake told; nil: nothing
-	First   []byte      // what has been read of it already
-	Wary    bool        // its address was cut off for abuse lately
+	Conn    net.Conn      // a *transport.Secured for TLS
+	Address net.Addr      // where it comes from, if that is not Conn's address
+	Peer    *authn.Peer   // what the handshake told; nil: nothing
+	First   []byte        // what has been read of it already
+	Wary    bool          // its address was cut off for abuse lately
+	Used    *atomic.Int64 // counts connections of which a call was answered; nil: nobody asks
 }
 
 // Accept makes a downstream connection of a socket; call its Serve in a goroutine of its own. budget bounds what the client
@@ -62,7 +73,7 @@ func (f *Forwarder) Accept(g *Guest, cfg *session.Config, budget int64, onGone f
 		small.MaxStreams = min(small.MaxStreams, waryStreams)
 		cfg = &small
 	}
-	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone, Known: g.Peer, from: g.Address}
+	d := &Down{f: f, cfg: cfg, Budget: session.Budget{Max: budget}, onGone: onGone, Known: g.Peer, from: g.Address, used: g.Used}
 	if name := g.Peer.Name(); name != "" {
 		d.who = &authn.Principal{Kind: "certificate", Name: name}
 	}

@@ -202,6 +202,7 @@ func (c *Call) hasEnded() {
 	if c.complete && !c.local {
 		q.most++
 		q.progress = true
+		c.d.isUsed()
 	}
 	if q.first != nil {
 		c.d.list()

@@ -36,9 +36,10 @@ type guest struct {
 	forward.Guest
 	l     *Listener
 	set   *Settings
-	at    netip.Addr   // whose connection it is; invalid before judge
-	from  netip.Prefix // that it counts for; invalid before claim
-	waits bool         // it has a place among those of a remembered address that wait
+	at    netip.Addr    // whose connection it is; invalid before judge
+	from  netip.Prefix  // that it counts for; invalid before claim
+	waits bool          // it has a place among those of a remembered address that wait
+	late  time.Duration // how long it waits because its address does not use its connections
 }
 
 // tooMany is why a connection is turned away, in words for its client.
@@ -46,8 +47,8 @@ type tooMany string
 
 func (t tooMany) Error() string { return string(t) }
 
-// judge asks whether the address of a connection may have one more, and whether connections of it were cut off lately. "": it may come, after
-// pause. leave follows in any case.
+// judge asks whether the address of a connection may have one more, whether connections of it were cut off lately, and whether it uses those it
+// makes. "": it may come, after pause. leave follows in any case.
 func (g *guest) judge(at netip.Addr) tooMany {
 	g.at = at
 	if !g.claim(at) {
@@ -60,14 +61,35 @@ func (g *guest) judge(at netip.Addr) tooMany {
 		return tooMany("connections of your address were cut off for abuse of HTTP/2 lately, and others of it wait already: connect again later, once")
 	}
 	g.Wary, g.waits = known, known
+	late, used, ok := g.l.newcomers.come(party(at), g.set.UnusedPerSecond, time.Now())
+	if !ok {
+		g.l.counts.Unused.Add(1)
+		return tooMany(fmt.Sprintf("your address makes more than %g connections per second of which no call is answered, and %v of them wait already (limits.abuse.unusedConnectionsPerSecond): keep connections, and use them", g.set.UnusedPerSecond, unusedWait))
+	}
+	g.late, g.Used = late, used
 	return ""
 }
 
-// pause has a connection of a remembered address wait.
+// mustWait says whether pause takes time.
+func (g *guest) mustWait() bool { return g.waits || g.late > 0 }
+
+// pause has a connection of a remembered address wait, and one of an address that makes too many.
 func (g *guest) pause(ctx context.Context) {
+	if g.late > 0 {
+		sleep(ctx, g.late)
+	}
 	if g.waits {
 		g.waits = false
 		g.l.offenders.pause(ctx, party(g.at))
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 

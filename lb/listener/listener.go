@@ -23,6 +23,8 @@ type Settings struct {
 	Budget  int64 // bytes that one client may make us hold
 	// MaxConnections and MaxPerAddress bound the connections of one listener; 0: no limit.
 	MaxConnections, MaxPerAddress int
+	// UnusedPerSecond bounds the connections of one address of which no call is answered; 0: no limit.
+	UnusedPerSecond float64
 	// PrefaceTimeout bounds what comes before HTTP/2; 0: no bound.
 	PrefaceTimeout time.Duration
 }
@@ -46,6 +48,7 @@ type Listener struct {
 	slots      transport.Slots
 	guard      guard
 	offenders  offenders
+	newcomers  newcomers
 	cuts       cuts
 	mu         sync.Mutex // held while a connection is handed over, so that Close comes before or after
 	conns      sync.WaitGroup
@@ -67,6 +70,7 @@ type Counts struct {
 	Resumed        atomic.Uint64 // of them, by a session ticket
 	BadHandshakes  atomic.Uint64
 	Offenders      atomic.Uint64 // closed: others of an address that was cut off wait already
+	Unused         atomic.Uint64 // closed: others of an address that does not use its connections wait already
 	Cut            [CutReasons]atomic.Uint64
 }
 
@@ -135,7 +139,7 @@ func (l *Listener) take(nc net.Conn) {
 			return
 		}
 	}
-	if door == nil && !g.waits {
+	if door == nil && !g.mustWait() {
 		l.hand(g)
 		return
 	}

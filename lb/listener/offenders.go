@@ -84,10 +84,5 @@ func (o *offenders) leave(p netip.Prefix) {
 // pause lets a connection of a remembered address wait.
 func (o *offenders) pause(ctx context.Context, p netip.Prefix) {
 	defer o.leave(p)
-	t := time.NewTimer(pauseFor)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
+	sleep(ctx, pauseFor)
 }

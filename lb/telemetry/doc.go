@@ -42,7 +42,7 @@
 //	trunkline_upstream_connections{cluster,endpoint}    open connections to the endpoint
 //	trunkline_downstream_connections                    open client connections
 //	trunkline_listener_accepted_total{listener}         connections taken
-//	trunkline_listener_refused_total{listener,reason}   connections turned away before their first call: max_connections, max_connections_per_address, proxy_header, cut_off_before
+//	trunkline_listener_refused_total{listener,reason}   connections turned away before their first call: max_connections, max_connections_per_address, proxy_header, cut_off_before, unused_connections
 //	trunkline_listener_cut_off_total{listener,reason}   connections cut off for abuse of HTTP/2: resets, idle_frames, refused_calls, slow, held, other
 //	trunkline_tls_handshakes_total{listener,result}     handshakes with clients: full, resumed or failed
 //	trunkline_tls_certificate_left_seconds{name,where}  until a certificate that is shown expires; negative afterwards

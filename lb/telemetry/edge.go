@@ -17,7 +17,7 @@ func (m *page) listeners(all []ListenerGauges) {
 		for _, r := range [...]struct {
 			reason string
 			n      uint64
-		}{{"max_connections", l.Crowded}, {"max_connections_per_address", l.CrowdedAddress}, {"proxy_header", l.BadProxyHeader}, {"cut_off_before", l.Offenders}} {
+		}{{"max_connections", l.Crowded}, {"max_connections_per_address", l.CrowdedAddress}, {"proxy_header", l.BadProxyHeader}, {"cut_off_before", l.Offenders}, {"unused_connections", l.Unused}} {
 			add(&refused, r.n, attribute.String("reason", r.reason))
 		}
 		for _, r := range l.Cut {

@@ -21,10 +21,10 @@ type Gauges struct {
 
 // ListenerGauges are what happened to connections of one listener before HTTP/2, and for abuse of it. They only grow.
 type ListenerGauges struct {
-	Listener                                          string // its address
-	Accepted, Crowded, CrowdedAddress, BadProxyHeader uint64
-	Handshakes, Resumed, BadHandshakes, Offenders     uint64
-	Cut                                               []ReasonCount // connections that were cut off for abuse of HTTP/2
+	Listener                                              string // its address
+	Accepted, Crowded, CrowdedAddress, BadProxyHeader     uint64
+	Handshakes, Resumed, BadHandshakes, Offenders, Unused uint64
+	Cut                                                   []ReasonCount // connections that were cut off for abuse of HTTP/2
 }
 
 // ReasonCount is a number by a word of a small, fixed set.

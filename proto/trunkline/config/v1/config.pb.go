@@ -3155,8 +3155,12 @@ type Abuse struct {
 	// Calls per second that break a rule which is always checked (metadata too large, no such method ...), beside one for each
 	// that does not. The first 1000 are free. 0: no limit. Default: 1000.
 	RefusedPerSecond *uint32 `protobuf:"varint,3,opt,name=refused_per_second,json=refusedPerSecond,proto3,oneof" json:"refused_per_second,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Connections per second that one address (of IPv6: a /64 network) makes and of which no call is answered; the first answer on a connection gives it
+	// back. Twice as many are free at first. What goes beyond waits in line, for 5 s at most, before its TLS handshake; who would wait longer is turned
+	// away. 0: no limit. Default: 200.
+	UnusedConnectionsPerSecond *uint32 `protobuf:"varint,4,opt,name=unused_connections_per_second,json=unusedConnectionsPerSecond,proto3,oneof" json:"unused_connections_per_second,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
 }
 
 func (x *Abuse) Reset() {
@@ -3206,6 +3210,13 @@ func (x *Abuse) GetIdleFramesPerSecond() uint32 {
 func (x *Abuse) GetRefusedPerSecond() uint32 {
 	if x != nil && x.RefusedPerSecond != nil {
 		return *x.RefusedPerSecond
+	}
+	return 0
+}
+
+func (x *Abuse) GetUnusedConnectionsPerSecond() uint32 {
+	if x != nil && x.UnusedConnectionsPerSecond != nil {
+		return *x.UnusedConnectionsPerSecond
 	}
 	return 0
 }
@@ -3830,14 +3841,16 @@ const file_trunkline_config_v1_config_proto_rawDesc = "" +
 	"\x12_max_header_fieldsB\x15\n" +
 	"\x13_buffer_bytes_totalB\x12\n" +
 	"\x10_max_connectionsB\x1e\n" +
-	"\x1c_max_connections_per_address\"\xed\x01\n" +
+	"\x1c_max_connections_per_address\"\xd7\x02\n" +
 	"\x05Abuse\x12/\n" +
 	"\x11resets_per_second\x18\x01 \x01(\rH\x00R\x0fresetsPerSecond\x88\x01\x01\x128\n" +
 	"\x16idle_frames_per_second\x18\x02 \x01(\rH\x01R\x13idleFramesPerSecond\x88\x01\x01\x121\n" +
-	"\x12refused_per_second\x18\x03 \x01(\rH\x02R\x10refusedPerSecond\x88\x01\x01B\x14\n" +
+	"\x12refused_per_second\x18\x03 \x01(\rH\x02R\x10refusedPerSecond\x88\x01\x01\x12F\n" +
+	"\x1dunused_connections_per_second\x18\x04 \x01(\rH\x03R\x1aunusedConnectionsPerSecond\x88\x01\x01B\x14\n" +
 	"\x12_resets_per_secondB\x19\n" +
 	"\x17_idle_frames_per_secondB\x15\n" +
-	"\x13_refused_per_second\"\x81\x01\n" +
+	"\x13_refused_per_secondB \n" +
+	"\x1e_unused_connections_per_second\"\x81\x01\n" +
 	"\x05Drain\x12=\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\atimeout\x129\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x05delay\"\xd0\x03\n" +
