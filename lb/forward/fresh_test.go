@@ -208,3 +208,45 @@ func TestWhoBeginsAThousandCallsKeepsNobodyElsesWaiting(t *testing.T) {
 		r.told(grpc.OK, 902)
 	})
 }
+
+func TestCallsOfAClientWhoseCallsAreRefusedBeginAFewAtATime(t *testing.T) {
+	tell(t, 1, func(t *testing.T, r *rig) {
+		const all = 300
+		r.cfg.Abuse.Refused = 100
+		bad, good := r.client(), r.client()
+		began := time.Now()
+		bad.atOnce(func() {
+			for i := range uint32(all) {
+				bad.block(2*i+1, true, ":method", "POST", ":scheme", "http", ":path", "/no.such/M", ":authority", "a", "content-type", "application/grpc", "te", "trailers")
+			}
+		})
+		synctest.Wait()
+		if n := r.count(grpc.Unimplemented); n > turn {
+			t.Errorf("%v were refused at once", n)
+		}
+		good.call(1, true)
+		up := r.end("one", 0)
+		up.ok(1)
+		good.expect("HEADERS 1 *", "DATA 1 yes", "HEADERS 1 grpc-status=0 END")
+		if d := time.Since(began); d != 0 {
+			t.Errorf("another client's call waited for them, %v", d)
+		}
+		for r.count(grpc.Unimplemented) < all && time.Since(began) < time.Minute {
+			time.Sleep(time.Millisecond)
+		}
+		if d, least := time.Since(began), time.Duration(wastefulWait)*(all-turn)/(wastefulTurn+1); d < least || d > 3*least { // timers have a grain of milliseconds
+			t.Errorf("%d were refused within %v, want %v, or up to three times that", all, d, least)
+		}
+		// What it spends is its own: time gives it back.
+		time.Sleep(time.Minute)
+		began = time.Now()
+		bad.forget()
+		bad.call(2*all+1, true)
+		synctest.Wait()
+		up.ok(3)
+		bad.expect("HEADERS 601 *", "DATA 601 yes", "HEADERS 601 grpc-status=0 END")
+		if d := time.Since(began); d != 0 {
+			t.Errorf("a call waited %v for those that had been refused a minute ago", d)
+		}
+	})
+}

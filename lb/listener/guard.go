@@ -13,12 +13,13 @@ import (
 
 // guard counts connections, in all and by address.
 type guard struct {
-	mu     sync.Mutex
-	open   int                  // guarded by mu
-	by     map[netip.Prefix]int // guarded by mu
-	leaves int                  // guarded by mu: connections that are being told why they are turned away
-	second time.Time            // guarded by mu: began with the first of shaken
-	shaken int                  // guarded by mu: handshakes of that second with those that are told
+	mu      sync.Mutex
+	open    int                  // guarded by mu
+	by      map[netip.Prefix]int // guarded by mu
+	leaves  int                  // guarded by mu: connections that are being told why they are turned away
+	second  time.Time            // guarded by mu: began with the first of telling
+	telling int                  // guarded by mu: connections of that second that were or are being told
+	shaken  int                  // guarded by mu: of them, those with a handshake
 }
 
 func (g *guard) enter(most int) bool {

@@ -19,16 +19,17 @@ import (
 //
 // Over TLS that takes a handshake, for which a client has tellFor, too. It is what turning away is to save, so a listener makes few of them.
 const (
-	maxTold   = 16
-	maxShaken = 8 // in a second
-	tellFor   = time.Second
-	askFor    = 500 * time.Millisecond
-	tellTo    = 64 << 10 // bytes that are read of a client that is turned away
+	maxTold    = 16
+	maxTelling = 100 // in a second
+	maxShaken  = 8   // of them
+	tellFor    = time.Second
+	askFor     = 500 * time.Millisecond
+	tellTo     = 64 << 10 // bytes that are read of a client that is turned away
 )
 
 // turnAway closes a connection that is too many, and says why if there is time for that. headed: its PROXY header was not read yet.
 func (l *Listener) turnAway(g *guest, d *Door, headed bool, why tooMany) {
-	if !l.guard.tell() {
+	if !l.guard.tell(time.Now()) {
 		_ = g.Conn.Close()
 		return
 	}
@@ -61,7 +62,7 @@ func (l *Listener) reach(g *guest, d *Door, headed bool) net.Conn {
 		return nil
 	case !secured:
 		return g.Conn
-	case !l.guard.shake(time.Now()):
+	case !l.guard.shake():
 		return nil
 	}
 	s, err := transport.SecureServer(ctx, g.Conn, g.First, d.TLS.Config(), l.slots)
@@ -139,7 +140,7 @@ func refusal(id uint32, why string) []byte {
 
 // farewell lets what was said on a connection, a TLS alert, reach its client before the connection is closed.
 func (l *Listener) farewell(nc net.Conn) {
-	if !l.guard.tell() {
+	if !l.guard.tell(time.Now()) {
 		return
 	}
 	defer l.guard.told()
@@ -148,23 +149,24 @@ func (l *Listener) farewell(nc net.Conn) {
 }
 
 // tell takes one of the places of those that are told; false: none is free.
-func (g *guard) tell() bool {
+func (g *guard) tell(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.leaves >= maxTold {
+	if now.Sub(g.second) >= time.Second {
+		g.second, g.telling, g.shaken = now, 0, 0
+	}
+	if g.leaves >= maxTold || g.telling >= maxTelling {
 		return false
 	}
 	g.leaves++
+	g.telling++
 	return true
 }
 
 // shake takes one of the second's handshakes with those that are told; false: none is left.
-func (g *guard) shake(now time.Time) bool {
+func (g *guard) shake() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now.Sub(g.second) >= time.Second {
-		g.second, g.shaken = now, 0
-	}
 	if g.shaken >= maxShaken {
 		return false
 	}

@@ -177,18 +177,22 @@ func TestAClientThatIsTurnedAwayReadsWhyOverTLSToo(t *testing.T) {
 	}
 }
 
-func TestAFloodMakesFewHandshakesToBeTurnedAwayWith(t *testing.T) {
+func TestOfAFloodFewAreToldAndFewerWithAHandshake(t *testing.T) {
 	var g guard
 	now := time.Now()
 	for second := range 3 {
-		n := 0
+		told, shaken := 0, 0
 		for i := range 1000 {
-			if g.shake(now.Add(time.Duration(second)*time.Second + time.Duration(i)*time.Millisecond)) {
-				n++
+			if g.tell(now.Add(time.Duration(second)*time.Second + time.Duration(i)*time.Millisecond)) {
+				told++
+				if g.shake() {
+					shaken++
+				}
+				g.told()
 			}
 		}
-		if n != maxShaken {
-			t.Errorf("%d in second %d", n, second)
+		if told != maxTelling || shaken != maxShaken {
+			t.Errorf("%d and %d in second %d", told, shaken, second)
 		}
 	}
 }
