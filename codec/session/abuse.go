@@ -122,10 +122,12 @@ func (c *Conn) Wasteful() bool {
 		if p.left >= free[k]*enough {
 			continue
 		}
-		gained := float64(c.env.Now-p.at)/1e9*c.cfg.Abuse.rate(k) + float64(p.earned)
-		if p.left+gained < free[k]*enough {
+		// What time gives does not heap up: who was silent for a minute has no minute's worth.
+		have := min(free[k], p.left+float64(c.env.Now-p.at)/1e9*c.cfg.Abuse.rate(k)) + min(most[k], float64(p.earned))
+		if have < free[k]*enough {
 			return true
 		}
+		p.left, p.at, p.earned = have, c.env.Now, 0
 	}
 	return false
 }

@@ -52,6 +52,7 @@ type Call struct {
 	noHedge   bool   // a fatal status or pushback forbade further hedges
 	fresh     bool   // it waits for the end of the round in which it came
 	counted   bool   // among the calls that its client has under way
+	wasted    bool   // it was refused for its own fault
 	asking    bool   // somebody is being asked about the call
 	askedFor  string // which phase that is, for people
 	permits   uint8

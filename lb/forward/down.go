@@ -30,14 +30,14 @@ type Down struct {
 	peer     string // host:port; "" until somebody asks
 	host     string // without the port; the same
 	onGone   func(abuse string)
-	used     *atomic.Int64 // where the first answer is to be counted; nil: it was, or nowhere
+	used     *atomic.Int64 // where isUsed is to be counted; nil: it was, or nowhere
 	draining bool
 	fresh    fresh
 	final    shard.Timer
 	tick     shard.Timer
 }
 
-// isUsed counts the connection's first answer by an endpoint.
+// isUsed counts the connection's first call that was not refused for its own fault, when its answer begins or it has ended.
 func (d *Down) isUsed() {
 	if u := d.used; u != nil {
 		u.Add(1)

@@ -39,13 +39,10 @@ const (
 	startLess   = 5
 )
 
-// Of a client that wastes (see session.Conn.Wasteful: most of its calls are refused) only wastefulTurn calls begin, and then none for
-// wastefulWait: a refusal costs as much as a call, with its answer, its record and its line in the log, and a thousand of them in a row would
-// be felt by everybody else.
-const (
-	wastefulTurn = 4
-	wastefulWait = int64(4 * time.Millisecond)
-)
+// Of a client that wastes (see session.Conn.Wasteful) only wastefulTurn calls begin, and then none for startWait: a refusal costs as much as a
+// call, with its answer, its record and its line in the log, and a thousand of them in a row would be felt by everybody else. It can still
+// waste more than it gains, and be cut off, by default.
+const wastefulTurn = 8
 
 // How much request data, in bytes, has a fresh call begin without waiting for its turn.
 const (
@@ -124,10 +121,12 @@ func (d *Down) mayBegin() bool {
 	return q.begun <= turn && !d.pausing()
 }
 
-// pausing says whether the client has to wait because its calls lead to nothing.
+// pausing says whether the client has to wait because what it does leads to nothing. Whose calls bring so much that it cannot be held pays by that.
 func (d *Down) pausing() bool {
 	q := &d.fresh
 	switch now := d.f.shard.Now(); {
+	case q.bytes > freshBytes:
+		return false
 	case now < q.pause:
 		return true
 	case !d.Sess.Wasteful():
@@ -135,7 +134,7 @@ func (d *Down) pausing() bool {
 		return false
 	default:
 		if q.few++; q.few > wastefulTurn {
-			q.few, q.pause = 0, now+wastefulWait
+			q.few, q.pause = 0, now+startWait
 		}
 		return now < q.pause
 	}
@@ -202,7 +201,9 @@ func (c *Call) hasEnded() {
 	if c.complete && !c.local {
 		q.most++
 		q.progress = true
-		c.d.isUsed()
+	}
+	if !c.wasted {
+		c.d.isUsed() // by a reply of ours, too: a client is not to blame that no endpoint is there
 	}
 	if q.first != nil {
 		c.d.list()
@@ -213,6 +214,10 @@ func (c *Call) hasEnded() {
 func (d *Down) moreFresh() {
 	q := &d.fresh
 	if q.first == nil {
+		return
+	}
+	if q.due() { // it has paused: not for too many calls under way
+		d.list()
 		return
 	}
 	switch unread := d.unread() >= startUnread; {
@@ -253,7 +258,7 @@ func (f *Forwarder) beginFresh() {
 		}
 		switch q.listed = false; {
 		case q.first == nil || d.Sess.Failed() != nil:
-		case q.due() && q.pause <= f.shard.Now():
+		case q.due() && (q.pause <= f.shard.Now() || q.bytes > freshBytes):
 			q.listed = true
 			f.fresh = append(f.fresh, d)
 		case !q.more.Pending():

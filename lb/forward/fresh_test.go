@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,19 +235,75 @@ func TestCallsOfAClientWhoseCallsAreRefusedBeginAFewAtATime(t *testing.T) {
 		for r.count(grpc.Unimplemented) < all && time.Since(began) < time.Minute {
 			time.Sleep(time.Millisecond)
 		}
-		if d, least := time.Since(began), time.Duration(wastefulWait)*(all-turn)/(wastefulTurn+1); d < least || d > 3*least { // timers have a grain of milliseconds
+		if d, least := time.Since(began), time.Duration(startWait)*(all-turn)/(wastefulTurn+1); d < least || d > 3*least { // timers have a grain of milliseconds
 			t.Errorf("%d were refused within %v, want %v, or up to three times that", all, d, least)
 		}
-		// What it spends is its own: time gives it back.
+		r.in(func() {
+			for d := range r.f.conns {
+				if d.fresh.most > startCalls+1 { // one was answered
+					t.Errorf("pausing made it %d calls that may be under way", d.fresh.most)
+				}
+			}
+		})
+		// What it spends is its own: time gives it back, but no more than was free.
+		time.Sleep(time.Minute)
+		before := r.count(grpc.Unimplemented)
+		bad.atOnce(func() {
+			for i := range uint32(all) {
+				bad.block(2*(all+1+i)+1, true, ":method", "POST", ":scheme", "http", ":path", "/no.such/M", ":authority", "a", "content-type", "application/grpc", "te", "trailers")
+			}
+		})
+		if n := r.count(grpc.Unimplemented) - before; n > turn {
+			t.Errorf("after a minute %v were refused at once", n)
+		}
 		time.Sleep(time.Minute)
 		began = time.Now()
 		bad.forget()
-		bad.call(2*all+1, true)
+		bad.call(4*all+5, true)
 		synctest.Wait()
 		up.ok(3)
-		bad.expect("HEADERS 601 *", "DATA 601 yes", "HEADERS 601 grpc-status=0 END")
+		bad.expect("HEADERS 1205 *", "DATA 1205 yes", "HEADERS 1205 grpc-status=0 END")
 		if d := time.Since(began); d != 0 {
 			t.Errorf("a call waited %v for those that had been refused a minute ago", d)
 		}
 	})
+}
+
+func TestAConnectionIsUsedWhenACallOfItIsAnsweredButNotWhenThatIsRefusedForItsOwnFault(t *testing.T) {
+	for name, c := range map[string]struct {
+		path string
+		end  func(r *rig)
+		want int64
+	}{
+		"answered":                     {"/s.S/M", func(r *rig) { r.end("one", 0).ok(1) }, 1},
+		"an answer that has begun":     {"/s.S/M", func(r *rig) { r.end("one", 0).head(1) }, 1},
+		"no such method":               {"/no.such/M", func(*rig) {}, 0},
+		"no endpoint that can be used": {"/s.S/M", nil, 1},
+		"not answered yet":             {"/s.S/M", func(*rig) {}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, 1, func(t *testing.T, r *rig) {
+				if c.end == nil {
+					r.refuses("one")
+				}
+				var used atomic.Int64
+				r.guest.Used = &used
+				p := r.client()
+				for id := uint32(1); id < 5; id += 2 {
+					p.block(id, true, ":method", "POST", ":scheme", "http", ":path", c.path, ":authority", "a", "content-type", "application/grpc", "te", "trailers")
+				}
+				if c.end != nil {
+					c.end(r)
+				} else {
+					time.Sleep(time.Minute)
+				}
+				synctest.Wait()
+				if n := used.Load(); n != c.want {
+					t.Errorf("counted %d times, want %d", n, c.want)
+				}
+				p.rst(1, http2.ErrCodeCancel)
+				p.rst(3, http2.ErrCodeCancel)
+			})
+		})
+	}
 }

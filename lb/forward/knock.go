@@ -191,6 +191,7 @@ func (c *Call) deny(v *gate.Verdict) {
 	if c.rules != nil {
 		cluster = c.rules.Cluster.Name
 	}
+	c.wasted = true
 	c.d.Sess.Wasted()
 	c.f.rec.Limited(cluster, telemetry.LimitGate)
 	if !slices.ContainsFunc(c.notes, func(n decision.Note) bool { return n.Kind == decision.NoteGate && n.Refused }) {
@@ -202,6 +203,7 @@ func (c *Call) deny(v *gate.Verdict) {
 // passed goes on with a call whose caller may make it, as far as rules over methods say.
 func (c *Call) passed() {
 	if c.e == nil {
+		c.wasted = true
 		c.d.Sess.Wasted()
 		c.refuse(c.noRoute())
 		return

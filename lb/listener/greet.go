@@ -43,16 +43,12 @@ const tlsHandshake = 22
 
 // greet does what comes before HTTP/2. It reads no more than it must, but what it reads too much is passed on.
 func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
-	ctx, nc := l.ctx, g.Conn
-	if t := g.set.PrefaceTimeout; t > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, t)
-		defer cancel()
-	}
-	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
 	if d.trusts(from) {
+		_, stop := l.clock(g)
 		at, err := l.header(g, d)
+		if late := l.settled(stop); err == nil {
+			err = late
+		}
 		if err != nil {
 			return err
 		}
@@ -60,7 +56,11 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 			return why
 		}
 	}
-	g.pause(l.ctx)
+	if why := g.pause(l.ctx); why != "" {
+		return why
+	}
+	ctx, stop := l.clock(g) // what it waited for us is not the client's time
+	defer stop()
 	if d == nil || d.TLS == nil {
 		return l.settled(stop)
 	}
@@ -75,11 +75,11 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 		}
 		return l.settled(stop)
 	}
-	s, err := transport.SecureServer(ctx, nc, g.First, d.TLS.Config(), l.slots)
+	s, err := transport.SecureServer(ctx, g.Conn, g.First, d.TLS.Config(), l.slots)
 	if err != nil {
 		l.counts.BadHandshakes.Add(1)
 		if stop() {
-			l.farewell(nc)
+			l.farewell(g.Conn)
 		}
 		return fmt.Errorf("TLS handshake: %w", err)
 	}
@@ -94,6 +94,19 @@ func (l *Listener) greet(g *guest, d *Door, from netip.Addr) error {
 	g.Peer = d.TLS.Peer(&state)
 	g.Conn, g.First = s, nil
 	return l.settled(stop)
+}
+
+// clock begins the time that a connection has for what comes before HTTP/2. stop ends it; false: it is over.
+func (l *Listener) clock(g *guest) (ctx context.Context, stop func() bool) {
+	ctx, cancel, nc := l.ctx, func() {}, g.Conn
+	if t := g.set.PrefaceTimeout; t > 0 {
+		ctx, cancel = context.WithTimeout(ctx, t)
+	}
+	in := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	return ctx, func() bool {
+		defer cancel()
+		return in()
+	}
 }
 
 // settled ends the greeting's deadline.

@@ -16,10 +16,10 @@ type guard struct {
 	mu      sync.Mutex
 	open    int                  // guarded by mu
 	by      map[netip.Prefix]int // guarded by mu
-	leaves  int                  // guarded by mu: connections that are being told why they are turned away
-	second  time.Time            // guarded by mu: began with the first of telling
-	telling int                  // guarded by mu: connections of that second that were or are being told
-	shaken  int                  // guarded by mu: of them, those with a handshake
+	telling int                  // guarded by mu: connections that are being told why they are turned away
+	second  time.Time            // guarded by mu: the present one's beginning
+	told    int                  // guarded by mu: connections that began to be told in it
+	shaken  int                  // guarded by mu: handshakes of theirs that began in it
 }
 
 func (g *guard) enter(most int) bool {
@@ -37,10 +37,10 @@ type guest struct {
 	forward.Guest
 	l     *Listener
 	set   *Settings
-	at    netip.Addr    // whose connection it is; invalid before judge
-	from  netip.Prefix  // that it counts for; invalid before claim
-	waits bool          // it has a place among those of a remembered address that wait
-	late  time.Duration // how long it waits because its address does not use its connections
+	at    netip.Addr   // whose connection it is; invalid before judge
+	from  netip.Prefix // that it counts for; invalid before claim
+	waits bool         // it has a place among those of a remembered address that wait
+	turn  *ticket      // its place in the line of an address that does not use its connections; nil: it need not wait
 }
 
 // tooMany is why a connection is turned away, in words for its client.
@@ -56,35 +56,55 @@ func (g *guest) judge(at netip.Addr) tooMany {
 		g.l.counts.CrowdedAddress.Add(1)
 		return tooMany(fmt.Sprintf("your address has %d connections already, and may have no more (limits.maxConnectionsPerAddress): carry more calls on each, or close those that are not used", g.set.MaxPerAddress))
 	}
-	known, room := g.l.offenders.known(party(at), time.Now())
+	turn, used, ok := g.l.newcomers.come(party(at), g.set.UnusedPerSecond, time.Now())
+	if !ok {
+		return g.unused()
+	}
+	g.turn, g.Used = turn, used
+	if turn != nil {
+		return "" // what follows is asked when its turn has come
+	}
+	return g.suspect()
+}
+
+// suspect asks whether connections of its address were cut off lately.
+func (g *guest) suspect() tooMany {
+	known, room := g.l.offenders.known(party(g.at), time.Now())
 	if !room {
 		g.l.counts.Offenders.Add(1)
 		return tooMany("connections of your address were cut off for abuse of HTTP/2 lately, and others of it wait already: connect again later, once")
 	}
 	g.Wary, g.waits = known, known
-	late, used, ok := g.l.newcomers.come(party(at), g.set.UnusedPerSecond, time.Now())
-	if !ok {
-		g.l.counts.Unused.Add(1)
-		return tooMany(fmt.Sprintf("your address makes more than %g connections per second of which no call is answered, and %v of them wait already (limits.abuse.unusedConnectionsPerSecond): keep connections, and use them", g.set.UnusedPerSecond, unusedWait))
-	}
-	g.late, g.Used = late, used
 	return ""
 }
 
-// mustWait says whether pause takes time.
-func (g *guest) mustWait() bool { return g.waits || g.late > 0 }
+func (g *guest) unused() tooMany {
+	g.l.counts.Unused.Add(1)
+	return tooMany(fmt.Sprintf("your address makes more than %g connections per second of which no call is answered, and too many of them wait already (limits.abuse.unusedConnectionsPerSecond): keep connections, and use them", g.set.UnusedPerSecond))
+}
 
-// pause has a connection of a remembered address wait, and one of an address that makes too many.
-func (g *guest) pause(ctx context.Context) {
-	if g.late > 0 {
-		sleep(ctx, g.late)
+// mustWait says whether pause takes time.
+func (g *guest) mustWait() bool { return g.waits || g.turn != nil }
+
+// pause has a connection wait: for its turn, if its address makes too many, and if that is remembered for abuse. "": it may come.
+func (g *guest) pause(ctx context.Context) tooMany {
+	if t := g.turn; t != nil {
+		g.turn = nil
+		if !g.l.newcomers.wait(ctx, t) && ctx.Err() == nil {
+			return g.unused()
+		}
+		if why := g.suspect(); why != "" {
+			return why
+		}
 	}
 	if g.waits {
 		g.waits = false
 		g.l.offenders.pause(ctx, party(g.at))
 	}
+	return ""
 }
 
+// sleep waits for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -118,6 +138,9 @@ func (g *guest) claim(from netip.Addr) bool {
 func (g *guest) leave() {
 	if g.waits {
 		g.l.offenders.leave(party(g.at))
+	}
+	if g.turn != nil {
+		g.l.newcomers.drop(g.turn)
 	}
 	k := &g.l.guard
 	k.mu.Lock()

@@ -106,3 +106,71 @@ func waiting(s *stage, at netip.Prefix) int {
 	defer s.offenders.mu.Unlock()
 	return s.offenders.by[at].waiting
 }
+
+// Its client's time for the preface begins when it has come in, and nobody waits for a line any more when the listener ends.
+func TestAnAddressThatUsesNoConnectionHasItsNextWaitWithAPROXYHeaderAndWithout(t *testing.T) {
+	for name, c := range map[string]struct {
+		door   *Door
+		says   string
+		client string
+	}{
+		"without a PROXY header": {nil, "", "127.0.0.1"},
+		"with one":               {&Door{Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, header, "192.0.2.7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			at := party(netip.MustParseAddr(c.client))
+			s := newStage(t, 1)
+			set := *s.settings.Load()
+			set.UnusedPerSecond, set.PrefaceTimeout = 4, 100*time.Millisecond
+			s.settings.Store(&set)
+			s.Listener.door.Store(c.door)
+			dial, end := s.serveOn(t)
+			come := func() {
+				if _, err := io.WriteString(dial(), c.says+h2.Preface); err != nil {
+					t.Error(err)
+				}
+			}
+			wait := func(open int64) {
+				t.Helper()
+				for until := time.Now().Add(time.Minute); s.Open() != open; time.Sleep(time.Millisecond) {
+					if time.Now().After(until) {
+						t.Fatalf("%d connections are open, not %d", s.Open(), open)
+					}
+				}
+			}
+			began := time.Now()
+			for range unusedFree*4 + 1 {
+				come()
+			}
+			wait(unusedFree*4 + 1)
+			if d := time.Since(began); d < time.Second/4 {
+				t.Errorf("all came in within %v", d)
+			}
+			set.UnusedPerSecond = 0.01
+			s.settings.Store(&set)
+			s.newcomers.mu.Lock()
+			s.newcomers.by[at].left = 0
+			k := s.newcomers.by[at]
+			s.newcomers.mu.Unlock()
+			come() // whose line is one at a time: no place is left for another
+			for n := 0; n == 0; time.Sleep(time.Millisecond) {
+				s.newcomers.mu.Lock()
+				n = len(k.line)
+				s.newcomers.mu.Unlock()
+			}
+			if s.Counts().Unused.Load() != 0 {
+				t.Error("it was turned away")
+			}
+			come()
+			for s.Counts().Unused.Load() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			end()
+			s.newcomers.mu.Lock()
+			defer s.newcomers.mu.Unlock()
+			if n := len(k.line); n != 0 {
+				t.Errorf("%d still wait", n)
+			}
+		})
+	}
+}

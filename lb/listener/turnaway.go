@@ -19,9 +19,9 @@ import (
 //
 // Over TLS that takes a handshake, for which a client has tellFor, too. It is what turning away is to save, so a listener makes few of them.
 const (
-	maxTold    = 16
-	maxTelling = 100 // in a second
-	maxShaken  = 8   // of them
+	maxTelling = 16
+	maxTold    = 100 // in a second
+	maxShaken  = 8   // in a second
 	tellFor    = time.Second
 	askFor     = 500 * time.Millisecond
 	tellTo     = 64 << 10 // bytes that are read of a client that is turned away
@@ -34,7 +34,7 @@ func (l *Listener) turnAway(g *guest, d *Door, headed bool, why tooMany) {
 		return
 	}
 	go func() {
-		defer l.guard.told()
+		defer l.guard.hasTold()
 		defer func() { _ = g.Conn.Close() }()
 		if nc := l.reach(g, d, headed); nc != nil {
 			sayWhy(nc, g.First, string(why))
@@ -62,7 +62,7 @@ func (l *Listener) reach(g *guest, d *Door, headed bool) net.Conn {
 		return nil
 	case !secured:
 		return g.Conn
-	case !l.guard.shake():
+	case !l.guard.shake(time.Now()):
 		return nil
 	}
 	s, err := transport.SecureServer(ctx, g.Conn, g.First, d.TLS.Config(), l.slots)
@@ -143,7 +143,7 @@ func (l *Listener) farewell(nc net.Conn) {
 	if !l.guard.tell(time.Now()) {
 		return
 	}
-	defer l.guard.told()
+	defer l.guard.hasTold()
 	_ = nc.SetDeadline(time.Now().Add(tellFor))
 	linger(nc)
 }
@@ -152,21 +152,27 @@ func (l *Listener) farewell(nc net.Conn) {
 func (g *guard) tell(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now.Sub(g.second) >= time.Second {
-		g.second, g.telling, g.shaken = now, 0, 0
-	}
-	if g.leaves >= maxTold || g.telling >= maxTelling {
+	g.tick(now)
+	if g.telling >= maxTelling || g.told >= maxTold {
 		return false
 	}
-	g.leaves++
 	g.telling++
+	g.told++
 	return true
 }
 
+// tick begins a second if the last one is over. Call it with mu.
+func (g *guard) tick(now time.Time) {
+	if now.Sub(g.second) >= time.Second {
+		g.second, g.told, g.shaken = now, 0, 0
+	}
+}
+
 // shake takes one of the second's handshakes with those that are told; false: none is left.
-func (g *guard) shake() bool {
+func (g *guard) shake(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.tick(now)
 	if g.shaken >= maxShaken {
 		return false
 	}
@@ -174,10 +180,11 @@ func (g *guard) shake() bool {
 	return true
 }
 
-func (g *guard) told() {
+// hasTold gives a place of tell's back.
+func (g *guard) hasTold() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.leaves--
+	g.telling--
 }
 
 // linger ends our side and reads until the client has ended its own: a close with unread input would destroy what was said.

@@ -183,15 +183,16 @@ func TestOfAFloodFewAreToldAndFewerWithAHandshake(t *testing.T) {
 	for second := range 3 {
 		told, shaken := 0, 0
 		for i := range 1000 {
-			if g.tell(now.Add(time.Duration(second)*time.Second + time.Duration(i)*time.Millisecond)) {
+			at := now.Add(time.Duration(second)*time.Second + time.Duration(i)*time.Millisecond)
+			if g.tell(at) {
 				told++
-				if g.shake() {
-					shaken++
-				}
-				g.told()
+				g.hasTold()
+			}
+			if g.shake(at) {
+				shaken++
 			}
 		}
-		if told != maxTelling || shaken != maxShaken {
+		if told != maxTold || shaken != maxShaken {
 			t.Errorf("%d and %d in second %d", told, shaken, second)
 		}
 	}

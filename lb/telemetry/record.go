@@ -111,24 +111,25 @@ type lane struct {
 	done     chan struct{} // closed when the goroutine has ended
 }
 
-// A lane that has handled leisure records in a row rests for rest, as long as its queue is no more than half full: nobody waits for
-// it, while the calls of that moment, in a burst, do wait for the processor.
+// A lane at leisure that has handled leisure records in a row rests for rest, as long as no more than a quarter of its queue waits: nobody waits
+// for it, while the calls of that moment, in a burst, do wait for the processor.
 const (
 	leisure = 32
 	rest    = time.Millisecond
 )
 
-// newLane returns a queue whose records go to handle, one after the other; idle, if it is not nil, is called when none is left for now.
-func newLane(size int, handle func(*CallRecord), idle func()) *lane {
+// newLane returns a queue whose records go to handle, one after the other; idle, if it is not nil, is called when none is left for now, and before
+// a lane at leisure rests.
+func newLane(size int, atLeisure bool, handle func(*CallRecord), idle func()) *lane {
 	l := &lane{queue: make(chan *CallRecord, size), stopping: make(chan struct{}), done: make(chan struct{})}
 	if idle == nil {
 		idle = func() {}
 	}
-	go l.run(handle, idle)
+	go l.run(atLeisure, handle, idle)
 	return l
 }
 
-func (l *lane) run(handle func(*CallRecord), idle func()) {
+func (l *lane) run(atLeisure bool, handle func(*CallRecord), idle func()) {
 	defer close(l.done)
 	defer idle()
 	for row := 0; ; {
@@ -140,8 +141,9 @@ func (l *lane) run(handle func(*CallRecord), idle func()) {
 			case n == 0:
 				row = 0
 				idle()
-			case row >= leisure && n <= cap(l.queue)/2:
+			case atLeisure && row >= leisure && n <= cap(l.queue)/4:
 				row = 0
+				idle()
 				time.Sleep(rest)
 			}
 		case <-l.stopping:

@@ -113,14 +113,14 @@ func New(ctx context.Context, cfg Config) (*Telemetry, error) {
 		if t.tracing, err = newTracing(ctx, t, settings, res, cfg.Diagnostics); err != nil {
 			return nil, fmt.Errorf("telemetry: traces: %w", err)
 		}
-		t.spans = newLane(spanQueue, t.tracing.take, nil)
+		t.spans = newLane(spanQueue, false, t.tracing.take, nil)
 	}
 	if cfg.AccessLog != AccessLogOff {
 		logger := cfg.Logger
 		if logger == nil {
 			logger = slog.New(slog.NewJSONHandler(os.Stdout, nil))
 		}
-		t.lines = newLane(lineQueue, func(rec *CallRecord) { writeLine(logger.Handler(), rec) }, cfg.FlushLog)
+		t.lines = newLane(lineQueue, true, func(rec *CallRecord) { writeLine(logger.Handler(), rec) }, cfg.FlushLog)
 	}
 	return t, nil
 }

@@ -3008,7 +3008,7 @@ type Limits struct {
 	// How long something may wait for a client that reads nothing of it; then its stream is reset, and a connection that takes
 	// nothing at all is closed. "0s": for ever. Default: 5m.
 	StallTimeout *durationpb.Duration `protobuf:"bytes,13,opt,name=stall_timeout,json=stallTimeout,proto3" json:"stall_timeout,omitempty"`
-	// What a client may waste. Per connection.
+	// What a client may waste.
 	Abuse         *Abuse `protobuf:"bytes,14,opt,name=abuse,proto3" json:"abuse,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3143,7 +3143,7 @@ func (x *Limits) GetAbuse() *Abuse {
 }
 
 // Abuse is what one connection may do that leads to nothing, beyond what its calls bring along; who does more is told so (GOAWAY,
-// ENHANCE_YOUR_CALM) and closed.
+// ENHANCE_YOUR_CALM) and closed. The last entry is about the connections of an address.
 type Abuse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Streams per second that it begins and then gives up, or makes us reset, beside one for each call that it lets end. The first 1000 are
@@ -3155,9 +3155,9 @@ type Abuse struct {
 	// Calls per second that break a rule which is always checked (metadata too large, no such method ...), beside one for each
 	// that does not. The first 1000 are free. 0: no limit. Default: 1000.
 	RefusedPerSecond *uint32 `protobuf:"varint,3,opt,name=refused_per_second,json=refusedPerSecond,proto3,oneof" json:"refused_per_second,omitempty"`
-	// Connections per second that one address (of IPv6: a /64 network) makes and of which no call is answered; the first answer on a connection gives it
-	// back. Twice as many are free at first. What goes beyond waits in line, for 5 s at most, before its TLS handshake; who would wait longer is turned
-	// away. 0: no limit. Default: 200.
+	// Connections per second that one address (of IPv6: a /64 network) makes on a listener and of which no call is answered; the first answer on a
+	// connection, if it is not a refusal for the call's own fault, gives it back. Twice as many are free at first. What goes beyond waits in line, before
+	// its TLS handshake; when five times as many wait the next are turned away. 0: no limit. Default: 200.
 	UnusedConnectionsPerSecond *uint32 `protobuf:"varint,4,opt,name=unused_connections_per_second,json=unusedConnectionsPerSecond,proto3,oneof" json:"unused_connections_per_second,omitempty"`
 	unknownFields              protoimpl.UnknownFields
 	sizeCache                  protoimpl.SizeCache
