@@ -70,6 +70,8 @@ const (
 	// tries is how often a p99 above the bound is measured, as long as all attacks together have taken less than more for it.
 	tries = 4
 	more  = 90 * time.Second
+	// moreFigures is more where figures are measured: nobody waits then.
+	moreFigures = 10 * time.Minute
 	// longer is how long an attack lasts that is measured again: of a short one three slow calls make the p99, and so one bad moment of the machine.
 	longer = 6 * time.Second
 	// busy is the share of the machine that processes of strangers may have while a p99 is measured that counts against the product: a
@@ -361,7 +363,13 @@ func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float
 // allowance is what measuring again has taken.
 type allowance struct{ spent atomic.Int64 }
 
-func (a *allowance) left() bool { return time.Duration(a.spent.Load()) < more }
+func (a *allowance) left() bool {
+	most := more
+	if *update {
+		most = moreFigures
+	}
+	return time.Duration(a.spent.Load()) < most
+}
 
 func (a *allowance) took(d time.Duration) { a.spent.Add(int64(d)) }
 
