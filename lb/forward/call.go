@@ -135,7 +135,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	f.shard.Timed()
 	if b.TooLarge {
 		f.rec.Start(nil)
-		d.Sess.Wasted()
+		c.waste()
 		c.refuse(refusal{status: grpc.ResourceExhausted, outcome: telemetry.OutcomeDownstreamProtocolError, reason: "METADATA_TOO_LARGE",
 			message: "the request's metadata have more than " + d.limitText()})
 		return
@@ -183,7 +183,7 @@ func (f *Forwarder) start(d *Down, s *session.Stream, b *session.Block) {
 	f.cur = c
 	c.trace = f.tel.StartTrace(traceparent, f.lookupField, f.shard.Rand())
 	if size > freeMetadata && !c.holdMetadata(size) {
-		d.Sess.Wasted()
+		c.waste()
 		c.refuse(noRoom("request's", size))
 		return
 	}

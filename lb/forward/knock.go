@@ -185,14 +185,19 @@ func (c *Call) noteGate(kind decision.NoteKind, n gate.Note) {
 	c.note(note)
 }
 
+// waste counts the call as one that is refused for its own fault.
+func (c *Call) waste() {
+	c.wasted = true
+	c.d.Sess.Wasted()
+}
+
 // deny refuses a call for its caller's sake.
 func (c *Call) deny(v *gate.Verdict) {
 	cluster := ""
 	if c.rules != nil {
 		cluster = c.rules.Cluster.Name
 	}
-	c.wasted = true
-	c.d.Sess.Wasted()
+	c.waste()
 	c.f.rec.Limited(cluster, telemetry.LimitGate)
 	if !slices.ContainsFunc(c.notes, func(n decision.Note) bool { return n.Kind == decision.NoteGate && n.Refused }) {
 		c.note(decision.Note{Kind: decision.NoteGate, Name: v.Reason, Text: v.Message, Refused: true})
@@ -203,8 +208,7 @@ func (c *Call) deny(v *gate.Verdict) {
 // passed goes on with a call whose caller may make it, as far as rules over methods say.
 func (c *Call) passed() {
 	if c.e == nil {
-		c.wasted = true
-		c.d.Sess.Wasted()
+		c.waste()
 		c.refuse(c.noRoute())
 		return
 	}

@@ -36,16 +36,19 @@ const call = h2.Preface + "\x00\x00\x01\x01\x05\x00\x00\x00\x05\x82"
 
 const header = "PROXY TCP4 192.0.2.7 10.0.0.1 40000 443\r\n"
 
+// visits are the two ways in which the address of a client is told.
+var visits = map[string]struct {
+	door   *Door
+	says   string // before all else
+	client string
+}{
+	"without a PROXY header": {nil, "", "127.0.0.1"},
+	"with one":               {&Door{Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, header, "192.0.2.7"},
+}
+
 // What an address may have, and what becomes of its connections after abuse, is the same whoever tells the address.
 func TestAnAddressIsJudgedAlikeWithAPROXYHeaderAndWithout(t *testing.T) {
-	for name, c := range map[string]struct {
-		door   *Door
-		says   string
-		client string
-	}{
-		"without a PROXY header": {nil, "", "127.0.0.1"},
-		"with one":               {&Door{Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, header, "192.0.2.7"},
-	} {
+	for name, c := range visits {
 		t.Run(name, func(t *testing.T) {
 			at := party(netip.MustParseAddr(c.client))
 			s := newStage(t, 1)
@@ -109,14 +112,7 @@ func waiting(s *stage, at netip.Prefix) int {
 
 // Its client's time for the preface begins when it has come in, and nobody waits for a line any more when the listener ends.
 func TestAnAddressThatUsesNoConnectionHasItsNextWaitWithAPROXYHeaderAndWithout(t *testing.T) {
-	for name, c := range map[string]struct {
-		door   *Door
-		says   string
-		client string
-	}{
-		"without a PROXY header": {nil, "", "127.0.0.1"},
-		"with one":               {&Door{Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, header, "192.0.2.7"},
-	} {
+	for name, c := range visits {
 		t.Run(name, func(t *testing.T) {
 			at := party(netip.MustParseAddr(c.client))
 			s := newStage(t, 1)
@@ -146,8 +142,9 @@ func TestAnAddressThatUsesNoConnectionHasItsNextWaitWithAPROXYHeaderAndWithout(t
 			if d := time.Since(began); d < time.Second/4 {
 				t.Errorf("all came in within %v", d)
 			}
-			set.UnusedPerSecond = 0.01
-			s.settings.Store(&set)
+			lower := set // what is stored is read by others
+			lower.UnusedPerSecond = 0.01
+			s.settings.Store(&lower)
 			s.newcomers.mu.Lock()
 			s.newcomers.by[at].left = 0
 			k := s.newcomers.by[at]
